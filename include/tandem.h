@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* Tandem: write a function once, run it on a thread or in a process by changing one word. */
+#ifndef TANDEM_H
+#define TANDEM_H
+
+#include <tandem/base.h>
+#include <tandem/call.h>
+#include <tandem/init.h>
+#include <tandem/worker.h>
+
+#endif
