@@ -1,0 +1,47 @@
+# A thin front to CMake: installs what is missing, builds, runs and checks. The presets are in CMakePresets.json.
+#
+#   make              what is missing from Debian's packages, and everything built in build/
+#   make run          the example programs on their built-in input
+#   make check        the quick tier of all checks         make check-full   the long ones too
+#   make bench        the benchmarks
+#   make install      to PREFIX (default /usr/local), below DESTDIR if that is given
+#   make format       clang-format over all sources        make clean        removes build/
+
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+
+# The builds below are no part of this make's jobs.
+cmake := env -u MAKEFLAGS -u MFLAGS cmake
+
+.PHONY: all build run check check-full bench install format clean
+all: build
+
+build:
+	@tools/install-deps build
+	@tools/install-deps --optional examples
+	@$(cmake) --preset release >/dev/null
+	@$(cmake) --build --preset release --parallel $(JOBS)
+
+run:
+	@tools/install-deps build examples
+	@$(MAKE) --no-print-directory build
+	@tools/run-examples build
+
+check check-full:
+	@tools/install-deps build examples check
+	@JOBS=$(JOBS) tools/check $(if $(filter check-full,$@),--full)
+
+bench: build
+	@tools/install-deps bench
+	@bench/run build/bench
+
+install: build
+	$(cmake) --install build --prefix $(PREFIX)
+	@test -n "$(DESTDIR)" || test "$$(id -u)" != 0 || ldconfig
+
+format:
+	@tools/install-deps format
+	git ls-files '*.c' '*.h' '*.cpp' | xargs clang-format -i
+
+clean:
+	rm -rf build

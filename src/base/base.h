@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* What every layer uses: the pending error of a thread, and the names of atomics. Includes nothing of ours. */
+#ifndef TD_BASE_BASE_H
+#define TD_BASE_BASE_H
+
+#include <stdatomic.h>
+#include <stdarg.h>
+#include <string.h>
+#include <tandem/base.h>
+
+/* Sets the thread's pending error to `code` and the sentence; returns the code. Keeps errno. */
+int td__fail(int code, const char *format, ...) TD_PRINTF(2, 3);
+
+/* The pending error's code, or TD_EINVAL where there is none: what a call given NULL returns. */
+int td__pending(void);
+
+/*
+ * Atomics. Every access names its order; the comment at the access says what it publishes or observes, its partner
+ * and what would break. They stand here so that a model checker or a scheduler for tests can take their place.
+ */
+#define td__load_relaxed(p)         atomic_load_explicit((p), memory_order_relaxed)
+#define td__load_acquire(p)         atomic_load_explicit((p), memory_order_acquire)
+#define td__store_relaxed(p, v)     atomic_store_explicit((p), (v), memory_order_relaxed)
+#define td__store_release(p, v)     atomic_store_explicit((p), (v), memory_order_release)
+#define td__fetch_add_relaxed(p, v) atomic_fetch_add_explicit((p), (v), memory_order_relaxed)
+#define td__fetch_add_acq_rel(p, v) atomic_fetch_add_explicit((p), (v), memory_order_acq_rel)
+#define td__fetch_sub_acq_rel(p, v) atomic_fetch_sub_explicit((p), (v), memory_order_acq_rel)
+#define td__fetch_or_acq_rel(p, v)  atomic_fetch_or_explicit((p), (v), memory_order_acq_rel)
+#define td__exchange_acquire(p, v)  atomic_exchange_explicit((p), (v), memory_order_acquire)
+#define td__exchange_release(p, v)  atomic_exchange_explicit((p), (v), memory_order_release)
+#define td__cas_acq_rel(p, expected, v) \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_acq_rel, memory_order_acquire)
+
+/* Sequentially consistent, for the few places where each of two sides must see the other's write or be seen. */
+#define td__load_seq_cst(p)     atomic_load_explicit((p), memory_order_seq_cst)
+#define td__store_seq_cst(p, v) atomic_store_explicit((p), (v), memory_order_seq_cst)
+#define td__cas_seq_cst(p, expected, v) \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, memory_order_seq_cst)
+
+#define TD__COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* snprintf that cannot fail: cuts, always ends with NUL. Returns the length written. */
+size_t td__format(char *to, size_t size, const char *format, ...) TD_PRINTF(3, 4);
+
+#endif

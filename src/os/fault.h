@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fault injection at the seam: in builds with TD_FAULTS, the n-th call of this file's kind fails once, the calls
+ * being counted over the program's main process, its spawner and its workers. Without TD_FAULTS it costs nothing.
+ */
+#ifndef TD_OS_FAULT_H
+#define TD_OS_FAULT_H
+
+#include <stdbool.h>
+
+#if TD_FAULTS
+/* The n-th counted call from now fails once; n <= 0 counts only. */
+void td__fault_arm(long n);
+void td__fault_disarm(void);
+long td__fault_count(void);
+bool td__fault_fired(void);
+
+/* The counters live in memory that other processes can share: before a spawner starts they move into its segment
+ * and they come back before that is unmapped. `to` NULL means the process's own. */
+#define TD__FAULT_BYTES 64
+void td__fault_move(void *to, bool copy);
+void td__fault_leave(const void *from); /* back into the process's own, if they are there */
+
+bool td__fault(int error); /* true: fail now, with errno set to `error` */
+#else
+#define td__fault(error)         false
+#define td__fault_move(to, copy) ((void)0)
+#define td__fault_leave(from)    ((void)0)
+#endif
+
+#endif

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/* Descriptors, messages that carry them, and waiting for several. */
+#include "os/os.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void td__close(int fd)
+{
+    int kept = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = kept;
+}
+
+int td__dup_from(int fd, int from)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return fcntl(fd, F_DUPFD_CLOEXEC, from);
+}
+
+int td__dup_to(int fd, int to)
+{
+    int r;
+    do
+        r = dup2(fd, to);
+    while (r < 0 && (errno == EINTR || errno == EBUSY));
+    return r;
+}
+
+void td__close_range(int first, int last)
+{
+    unsigned end = last < 0 ? ~0u : (unsigned)last;
+    if ((unsigned)first > end || syscall(SYS_close_range, (unsigned)first, end, 0) == 0)
+        return;
+    struct rlimit limit; /* before Linux 5.9, or refused */
+    int top = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 65536 ? (int)limit.rlim_cur : 65536;
+    for (int fd = first; fd < top && (last < 0 || fd <= last); fd++)
+        close(fd);
+}
+
+int td__event_fd(unsigned initial)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+void td__event_fd_signal(int fd)
+{
+    uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+void td__event_fd_clear(int fd)
+{
+    uint64_t count;
+    while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
+        ;
+}
+
+int td__open_path(const char *path)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+int td__chdir_fd(int fd)
+{
+    return fchdir(fd);
+}
+
+int td__open_read(const char *path)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    int fd;
+    do
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+ssize_t td__read_at(int fd, char *buffer, size_t size)
+{
+    ssize_t n;
+    do
+        n = pread(fd, buffer, size, 0);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+ssize_t td__read_file(const char *path, char *buffer, size_t size)
+{
+    int fd = td__open_read(path);
+    if (fd < 0)
+        return -1;
+    ssize_t n = td__read_at(fd, buffer, size);
+    td__close(fd);
+    return n;
+}
+
+int td__socket_pair(int fds[2])
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds);
+}
+
+union control {
+    char bytes[CMSG_SPACE(sizeof(int) * TD__MESSAGE_FDS)];
+    struct cmsghdr align;
+};
+
+int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count)
+{
+    if (td__fault(ENOBUFS))
+        return -1;
+    union control control;
+    struct iovec vector = { (void *)(uintptr_t)data, size };
+    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
+    if (fd_count > 0) {
+        memset(&control, 0, CMSG_SPACE(sizeof(int) * fd_count));
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+        memcpy(CMSG_DATA(header), fds, sizeof(int) * fd_count);
+    }
+    for (;;) {
+        ssize_t n = sendmsg(socket, &message, MSG_NOSIGNAL);
+        if (n >= 0)
+            return 0;
+        if (errno != EINTR)
+            return -1;
+    }
+}
+
+ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait)
+{
+    if (td__fault(ENOBUFS)) {
+        if (fd_count)
+            *fd_count = 0;
+        return -1;
+    }
+    size_t room = fd_count ? *fd_count : 0;
+    union control control;
+    struct iovec vector = { data, size };
+    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control };
+    message.msg_controllen = sizeof control;
+    ssize_t n;
+    do
+        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+    while (n < 0 && errno == EINTR);
+    if (fd_count)
+        *fd_count = 0;
+    if (n < 0)
+        return -1;
+    size_t got = 0;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+            if (got < room)
+                fds[got++] = fd;
+            else
+                close(fd);
+        }
+    }
+    if (fd_count)
+        *fd_count = got;
+    if (message.msg_flags & MSG_CTRUNC) { /* the receiver had no room for more descriptors */
+        for (size_t i = 0; i < got; i++)
+            close(fds[i]);
+        if (fd_count)
+            *fd_count = 0;
+        errno = EMFILE;
+        return -1;
+    }
+    return n;
+}
+
+int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline)
+{
+    struct pollfd polled[TD__POLL_MAX];
+    if (count > TD__COUNT(polled)) {
+        errno = EINVAL;
+        return -1;
+    }
+    for (size_t i = 0; i < count; i++)
+        polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+    for (;;) {
+        struct timespec left, *limit = NULL;
+        if (deadline) {
+            int64_t ns = deadline - td__now();
+            ns = ns > 0 ? ns : 0;
+            left = (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+            limit = &left;
+        }
+        int n = ppoll(polled, count, limit, NULL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        for (size_t i = 0; i < count; i++)
+            ready[i] = n > 0 && polled[i].revents != 0;
+        return n;
+    }
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fork() whose child wait() and SIGCHLD do not meet.
+ *
+ * The libc's fork() is needed, for it keeps malloc, stdio and the atfork handlers in order; but its child has
+ * SIGCHLD as exit signal. So it is called by a holder: a process that shares our memory and has exit signal 0. The
+ * holder calls fork() on the thread data of the thread that asked, which sleeps meanwhile; then it tells that thread,
+ * touches no thread-local data any more, waits for its child, writes down how it ended and ends. The child jumps back
+ * into the copy of the asking thread's stack and returns from there, as after any fork().
+ */
+#include "os/os.h"
+#include "os/linux/raw.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define STACK (64 * 1024)
+
+struct forking {
+    td__forked *forked;
+    pid_t asker;
+    int error;
+    _Atomic uint32_t
+        step;      /* 1: fork() has returned in the holder; 2: the asker has its descriptors, the holder may reap */
+    void *back[5]; /* where the child goes on */
+};
+
+static void TD__NO_SANITIZE in_child(struct forking *forking)
+{
+    __builtin_longjmp(forking->back, 1);
+}
+
+static void TD__NO_SANITIZE hold(void *arg)
+{
+    struct forking *forking = arg;
+    td__forked *forked = forking->forked;
+    forked->holder = (pid_t)td__raw1(SYS_getpid, 0);
+    pid_t pid = td__fork();
+    if (pid == 0)
+        in_child(forking);
+    forking->error = pid < 0 ? errno : 0;
+    forked->pid = pid;
+    td__store_release(&forking->step, 1); /* publishes pid and error; from here on no thread-local data */
+    td__raw3(SYS_futex, &forking->step, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+    if (pid < 0)
+        return;
+    while (td__load_acquire(&forking->step) != 2)
+        td__raw4(SYS_futex, &forking->step, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, NULL);
+    td__raw3(SYS_close_range, 0, ~0u, 0);
+    td__raw1(SYS_chdir, "/");
+    /* The child must not outlive the program, and neither must we, who keep its memory. A pid is the asker's as long as
+     * it is our parent's, so the descriptor is right if that still holds after it was made. */
+    struct pollfd watched[2];
+    watched[0].fd = (int)td__raw2(SYS_pidfd_open, forking->asker, 0);
+    watched[1].fd = (int)td__raw2(SYS_pidfd_open, pid, 0);
+    watched[0].events = watched[1].events = POLLIN;
+    watched[0].revents = watched[1].revents = 0;
+    bool orphan = td__raw1(SYS_getppid, 0) != forking->asker;
+    while (!orphan && watched[0].fd >= 0 && watched[1].fd >= 0 && watched[1].revents == 0) {
+        long n = td__raw5(SYS_ppoll, watched, 2, NULL, NULL, 0);
+        if (n < 0 && n != -EINTR)
+            break;
+        orphan = n > 0 && watched[0].revents != 0;
+    }
+    if (orphan)
+        td__raw2(SYS_kill, pid, SIGKILL);
+    int status = 0;
+    long r;
+    do
+        r = td__raw4(SYS_wait4, pid, &status, __WALL, NULL);
+    while (r == -EINTR);
+    td__store_release(&forked->ended, 1 + (uint32_t)status);
+}
+
+int td__fork_hidden(td__forked *forked)
+{
+    /* Lives as long as the holder: at the lowest end of its stack. */
+    char *stack = td__map_private(STACK);
+    if (!stack)
+        return -1;
+    struct forking *forking = (struct forking *)stack;
+    forking->forked = forked;
+    forking->asker = getpid();
+    forked->stack = stack;
+    forked->holder_fd = -1;
+    forked->ended = 0;
+    sigset_t mask;
+    td__signals_block(&mask);
+    if (__builtin_setjmp(forking->back))
+        return 0; /* the child, with all signals blocked */
+    long holder = td__fault(EAGAIN) ? -EAGAIN : td__raw_clone(CLONE_VM, stack + STACK, NULL, hold, forking);
+    if (holder < 0) {
+        td__signals_restore(&mask);
+        td__unmap(stack, STACK);
+        errno = (int)-holder;
+        return -1;
+    }
+    /* Raw: the holder uses this thread's errno meanwhile. Acquire: pid and error. */
+    while (td__load_acquire(&forking->step) == 0)
+        td__raw4(SYS_futex, &forking->step, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, NULL);
+    int error = forking->error;
+    forked->holder = (pid_t)holder;
+    if (error == 0) {
+        forked->holder_fd = td__pid_fd((pid_t)holder);
+        if (forked->holder_fd < 0) {
+            error = errno;
+            td__kill(forked->pid, SIGKILL); /* unreaped as yet */
+        }
+        td__store_release(&forking->step, 2);
+        td__futex_wake(&forking->step, 1, false);
+    }
+    td__signals_restore(&mask);
+    if (error) {
+        td__fork_reap(forked);
+        errno = error;
+        return -1;
+    }
+    return forked->pid;
+}
+
+void td__fork_reap(td__forked *forked)
+{
+    while (wait4(forked->holder, NULL, __WALL, NULL) < 0 && errno == EINTR)
+        ;
+    td__close(forked->holder_fd);
+    td__unmap(forked->stack, STACK);
+    forked->holder_fd = -1;
+    forked->stack = NULL;
+}

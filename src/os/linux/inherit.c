@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/* What a new process gets from the one that starts it, and who that one is. */
+#include "os/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int td__nice_get(void)
+{
+    errno = 0;
+    return getpriority(PRIO_PROCESS, 0);
+}
+
+int td__nice_set(int nice)
+{
+    return setpriority(PRIO_PROCESS, 0, nice);
+}
+
+size_t td__affinity_get(void *mask)
+{
+    long n = syscall(SYS_sched_getaffinity, 0, TD__CPU_BYTES, mask);
+    return n > 0 ? (size_t)n : 0;
+}
+
+int td__affinity_set(const void *mask, size_t size)
+{
+    return (int)syscall(SYS_sched_setaffinity, 0, size, mask);
+}
+
+void td__limits_get(td__limit limits[TD__LIMITS])
+{
+    for (int which = 0; which < TD__LIMITS; which++) {
+        struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
+        getrlimit((__rlimit_resource_t)which, &limit);
+        limits[which] = (td__limit){ limit.rlim_cur, limit.rlim_max };
+    }
+}
+
+int td__limit_set(int which, td__limit limit)
+{
+    struct rlimit wanted = { (rlim_t)limit.soft, (rlim_t)limit.hard };
+    return setrlimit((__rlimit_resource_t)which, &wanted);
+}
+
+const char *td__limit_name(int which)
+{
+    static const char *const names[TD__LIMITS] = {
+        "RLIMIT_CPU",      "RLIMIT_FSIZE",  "RLIMIT_DATA",    "RLIMIT_STACK",  "RLIMIT_CORE",  "RLIMIT_RSS",
+        "RLIMIT_NPROC",    "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS",     "RLIMIT_LOCKS", "RLIMIT_SIGPENDING",
+        "RLIMIT_MSGQUEUE", "RLIMIT_NICE",   "RLIMIT_RTPRIO",  "RLIMIT_RTTIME",
+    };
+    return which >= 0 && which < TD__LIMITS ? names[which] : "a limit";
+}
+
+int td__umask_set(int mask)
+{
+    return (int)umask((mode_t)mask);
+}
+
+/* --- identity ---------------------------------------------------------------------------------------------- */
+
+/* FNV-1a. */
+static void append(td__identity *identity, const char *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        identity->hash = (identity->hash ^ (unsigned char)bytes[i]) * 0x100000001b3;
+}
+
+/* The lines of /proc/.../status that say who we are; the umask is taken out of it on the way, for the system call that
+ * reads it also changes it, under the feet of other threads. */
+static void take_status(td__identity *identity, char *status)
+{
+    static const char *const kept[] = { "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp" };
+    for (char *line = status, *end; *line; line = end) {
+        end = strchr(line, '\n');
+        end = end ? end + 1 : line + strlen(line);
+        if (strncmp(line, "Umask:", 6) == 0)
+            identity->umask = (int)strtol(line + 6, NULL, 8);
+        else if (strncmp(line, "CapInh:", 7) == 0)
+            identity->capabilities.inheritable = strtoull(line + 7, NULL, 16);
+        else if (strncmp(line, "CapPrm:", 7) == 0)
+            identity->capabilities.permitted = strtoull(line + 7, NULL, 16);
+        else if (strncmp(line, "CapEff:", 7) == 0)
+            identity->capabilities.effective = strtoull(line + 7, NULL, 16);
+        for (size_t i = 0; i < TD__COUNT(kept); i++)
+            if (strncmp(line, kept[i], strlen(kept[i])) == 0)
+                append(identity, line, (size_t)(end - line));
+    }
+}
+
+/* The namespaces. Without CAP_SYS_ADMIN only the user namespace can have changed by our own doing, and the others
+ * after it; so that one alone is compared then (reading a link costs some microseconds). */
+static void take_namespaces(td__identity *identity, bool admin)
+{
+    static const char *const names[] = {
+        "user", "mnt", "net", "uts", "ipc", "pid_for_children", "cgroup", "time_for_children"
+    };
+    char link[64];
+    if (!admin) {
+        ssize_t n = readlink("/proc/thread-self/ns/user", link, sizeof link);
+        if (n > 0)
+            append(identity, link, (size_t)n);
+        return;
+    }
+    int directory = open("/proc/thread-self/ns", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return;
+    for (size_t i = 0; i < TD__COUNT(names); i++) {
+        ssize_t n = readlinkat(directory, names[i], link, sizeof link);
+        if (n > 0)
+            append(identity, link, (size_t)n);
+    }
+    close(directory);
+}
+
+static void take_cgroup(td__identity *identity)
+{
+    char text[1024];
+    ssize_t n = td__read_file("/proc/thread-self/cgroup", text, sizeof text);
+    if (n > 0)
+        append(identity, text, (size_t)n);
+}
+
+static void take_root(td__identity *identity)
+{
+    struct statx root;
+    char text[80];
+    if (statx(AT_FDCWD, "/", 0, STATX_INO | STATX_MNT_ID, &root) == 0)
+        append(identity, text,
+               td__format(text, sizeof text, "root %u:%u:%llu:%llu\n", root.stx_dev_major, root.stx_dev_minor,
+                          (unsigned long long)root.stx_ino, (unsigned long long)root.stx_mnt_id));
+}
+
+int td__identity_get(td__identity *identity)
+{
+    char status[16384];
+    *identity = (td__identity){ .hash = 0xcbf29ce484222325, .umask = -1 };
+    ssize_t n = td__read_file("/proc/thread-self/status", status, sizeof status - 1);
+    if (n <= 0)
+        return -1;
+    status[n] = 0;
+    take_status(identity, status);
+    if (identity->umask < 0) {
+        errno = ENODATA;
+        return -1;
+    }
+    take_namespaces(identity, (identity->capabilities.permitted >> CAP_SYS_ADMIN & 1) != 0);
+    take_cgroup(identity);
+    take_root(identity);
+    return 0;
+}
+
+int td__capabilities_set(const td__capabilities *wanted)
+{
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct data[2];
+    for (int i = 0; i < 2; i++) {
+        data[i].effective = (uint32_t)(wanted->effective >> (32 * i));
+        data[i].permitted = (uint32_t)(wanted->permitted >> (32 * i));
+        data[i].inheritable = (uint32_t)(wanted->inheritable >> (32 * i));
+    }
+    return (int)syscall(SYS_capset, &header, data);
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* Allocation, memory files and mappings. */
+#include "os/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+void *td__alloc(size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    return calloc(1, size ? size : 1);
+}
+
+void td__release(void *block)
+{
+    free(block);
+}
+
+int td__memory_file(const char *name, uint64_t size)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    /* Beyond RLIMIT_FSIZE the kernel would send SIGXFSZ, which ends the program. */
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < size) {
+        errno = EFBIG;
+        return -1;
+    }
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -1;
+    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+bool td__is_memory_file(int fd, uint64_t *size)
+{
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || st.st_size < 0)
+        return false;
+    *size = (uint64_t)st.st_size;
+    return true;
+}
+
+void *td__map_shared(int fd, uint64_t offset, size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+    if (at == MAP_FAILED)
+        return NULL;
+    madvise(at, size, MADV_DONTDUMP);
+    return at;
+}
+
+void *td__map_private(size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+void *td__map_with_children(size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    madvise(at, size, MADV_DONTDUMP);
+    return at;
+}
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int td__populate(void *at, size_t size)
+{
+    if (td__fault(ENOMEM))
+        return -1;
+    int r;
+    do
+        r = madvise(at, size, MADV_POPULATE_WRITE);
+    while (r < 0 && errno == EINTR);
+    return r < 0 && errno != EINVAL ? -1 : 0; /* before Linux 5.14 pages come when they are touched */
+}
+
+void td__unmap(void *at, size_t size)
+{
+    if (at)
+        munmap(at, size);
+}
+
+int td__reserve(int fd, uint64_t offset, uint64_t size)
+{
+    if (td__fault(ENOSPC))
+        return -1;
+    int r;
+    do
+        r = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size);
+    while (r < 0 && errno == EINTR);
+    return r;
+}
+
+void td__punch(int fd, uint64_t offset, uint64_t size)
+{
+    while (fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, (off_t)offset, (off_t)size) < 0 && errno == EINTR)
+        ;
+}
+
+size_t td__page_size(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* Processes: identity, death and signals. Starting them is in exec.c and fork.c. */
+#include "os/os.h"
+
+#include <errno.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+pid_t td__getpid(void)
+{
+    return getpid();
+}
+
+pid_t td__getppid(void)
+{
+    return getppid();
+}
+
+int td__pid_fd(pid_t pid)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return (int)syscall(SYS_pidfd_open, pid, 0); /* closes on exec by itself */
+}
+
+int td__pid_fd_kill(int pid_fd, int signal)
+{
+    return (int)syscall(SYS_pidfd_send_signal, pid_fd, signal, NULL, 0);
+}
+
+void td__kill(pid_t pid, int signal)
+{
+    if (pid > 0)
+        kill(pid, signal);
+}
+
+pid_t td__fork(void)
+{
+    if (td__fault(EAGAIN))
+        return -1;
+    return fork();
+}
+
+void td__exit_now(int code)
+{
+    _exit(code);
+}
+
+bool td__die_with_parent(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    /* The parent may have died before the line above; then nobody would tell us. */
+    return getppid() == parent;
+}
+
+int td__child_ended(td__death *death)
+{
+    siginfo_t info = { .si_pid = 0 };
+    int r;
+    do
+        r = waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL);
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
+        return -1;
+    if (info.si_pid == 0)
+        return 0;
+    death->pid = info.si_pid;
+    death->signaled = info.si_code != CLD_EXITED;
+    death->number = info.si_status;
+    return 1;
+}
+
+void td__child_reap(pid_t pid)
+{
+    siginfo_t info;
+    while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | __WALL) < 0 && errno == EINTR)
+        ;
+}

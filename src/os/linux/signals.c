@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/* Signal masks, dispositions and names. */
+#include "os/os.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* By system call: the libc keeps two signals of its own out of its calls, and those must be blocked as well while
+ * another process runs in our memory. */
+void td__signals_block(sigset_t *before)
+{
+    sigset_t all;
+    memset(&all, 0xff, sizeof all);
+    memset(before, 0, sizeof *before);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, _NSIG / 8);
+}
+
+void td__signals_restore(const sigset_t *mask)
+{
+    int kept = errno;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, NULL, _NSIG / 8);
+    errno = kept;
+}
+
+void td__signals_clear(void)
+{
+    sigset_t none;
+    memset(&none, 0, sizeof none);
+    td__signals_restore(&none);
+}
+
+void td__signals_reset(const sigset_t *ignored)
+{
+    for (int number = 1; number < _NSIG; number++) {
+        if (number == SIGKILL || number == SIGSTOP)
+            continue;
+        struct sigaction now;
+        if (sigaction(number, NULL, &now) < 0)
+            continue; /* the libc's own */
+        void (*wanted)(int) = sigismember(ignored, number) == 1 ? SIG_IGN : SIG_DFL;
+        if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == wanted)
+            continue;
+        struct sigaction action = { .sa_handler = wanted };
+        sigaction(number, &action, NULL);
+    }
+}
+
+void td__signals_ignored(sigset_t *ignored)
+{
+    sigemptyset(ignored);
+    for (int number = 1; number < _NSIG; number++) {
+        struct sigaction now;
+        if (sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_IGN)
+            sigaddset(ignored, number);
+    }
+}
+
+void td__signals_ignore_terminal(void)
+{
+    static const int signals[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
+                                   SIGPIPE, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2 };
+    struct sigaction action = { .sa_handler = SIG_IGN };
+    for (size_t i = 0; i < TD__COUNT(signals); i++)
+        sigaction(signals[i], &action, NULL);
+    /* Ignored, SIGCHLD would let children vanish before we have seen how they ended. */
+    action.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &action, NULL);
+}
+
+int td__signal_fd_child(void)
+{
+    if (td__fault(EMFILE))
+        return -1;
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+void td__signal_fd_clear(int fd)
+{
+    struct signalfd_siginfo info;
+    while (read(fd, &info, sizeof info) > 0)
+        ;
+}
+
+const char *td__signal_name(int number, char buffer[24])
+{
+    const char *name = sigabbrev_np(number);
+    if (name)
+        snprintf(buffer, 24, "SIG%s", name);
+    else if (number >= SIGRTMIN && number <= SIGRTMAX)
+        snprintf(buffer, 24, "SIGRTMIN+%d", number - SIGRTMIN);
+    else
+        snprintf(buffer, 24, "signal %d", number);
+    return buffer;
+}

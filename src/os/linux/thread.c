@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/* Threads, by the libc's pthread_create: it owns stacks and thread-local data. */
+#include "os/os.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+size_t td__stack_minimum(void)
+{
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    return least > 0 ? (size_t)least : 16384;
+}
+
+int td__thread_create(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *arg)
+{
+    if (td__fault(EAGAIN))
+        return -1;
+    int error;
+    if (stack_size == 0) {
+        error = pthread_create(thread, NULL, run, arg);
+    } else {
+        pthread_attr_t attributes;
+        error = pthread_attr_init(&attributes);
+        if (error == 0) {
+            size_t page = td__page_size();
+            error = pthread_attr_setstacksize(&attributes, (stack_size + page - 1) & ~(page - 1));
+            if (error == 0)
+                error = pthread_create(thread, &attributes, run, arg);
+            pthread_attr_destroy(&attributes);
+        }
+    }
+    if (error == 0)
+        return 0;
+    errno = error;
+    return -1;
+}
+
+int td__thread_join(pthread_t thread, int64_t deadline)
+{
+    if (deadline == 0)
+        return pthread_join(thread, NULL);
+    struct timespec until = { .tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000 };
+    return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until);
+}
+
+void td__thread_name(const char *name)
+{
+    prctl(PR_SET_NAME, name);
+}
+
+pid_t td__thread_id(void)
+{
+    return (pid_t)syscall(SYS_gettid);
+}
+
+void td__yield(void)
+{
+    sched_yield();
+}

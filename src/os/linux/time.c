@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* The clock, and sleeping on a word. */
+#include "os/os.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+int64_t td__now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + 1;
+}
+
+int64_t td__deadline(td_time limit)
+{
+    if (limit.ns == 0)
+        return 0;
+    if (limit.ns < 0)
+        return 1;
+    int64_t now = td__now();
+    return limit.ns > INT64_MAX - now ? INT64_MAX : now + limit.ns;
+}
+
+int td__futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline, bool shared)
+{
+    struct timespec until;
+    if (td__fault(EINTR))
+        return -1;
+    until.tv_sec = deadline / 1000000000;
+    until.tv_nsec = deadline % 1000000000;
+    /* WAIT_BITSET takes an absolute time on the monotonic clock, so that an interrupted wait keeps its deadline. */
+    int r = (int)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG), expected,
+                         deadline ? &until : NULL, NULL, FUTEX_BITSET_MATCH_ANY);
+    if (r < 0 && errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT) {
+        /* A kernel that refuses to sleep must not cost a CPU: give it away and let the caller look again. */
+        sched_yield();
+        errno = EAGAIN;
+    }
+    return r;
+}
+
+void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared)
+{
+    int kept = errno;
+    syscall(SYS_futex, word, FUTEX_WAKE | (shared ? 0 : FUTEX_PRIVATE_FLAG), n, NULL, NULL, 0);
+    errno = kept;
+}

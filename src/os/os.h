@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * All that the library asks of the operating system: the one seam, with Linux behind it (os/linux). Nothing above
+ * may make a system call, allocate or read a clock in any other way. Calls that can fail return -1 (or NULL)
+ * with errno set, resume after signals, and can be made to fail by os/fault.h.
+ */
+#ifndef TD_OS_OS_H
+#define TD_OS_OS_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "base/base.h"
+#include "os/fault.h"
+
+/* --- memory ------------------------------------------------------------------------------------------------ */
+
+void *td__alloc(size_t size);  /* zeroed, aligned for every type; NULL when out of memory */
+void td__release(void *block); /* NULL is allowed */
+
+/* An anonymous shared file of `size` bytes that cannot be shrunk, grown or resealed; close-on-exec. */
+int td__memory_file(const char *name, uint64_t size);
+bool td__is_memory_file(int fd, uint64_t *size); /* made by td__memory_file, still sealed? */
+void *td__map_shared(int fd, uint64_t offset, size_t size);
+void *td__map_private(size_t size); /* zeroed pages of our own */
+void *
+td__map_with_children(size_t size);      /* zeroed pages shared with processes forked from now on; td__populate first */
+int td__populate(void *at, size_t size); /* pages now, so that touching them cannot fail */
+void td__unmap(void *at, size_t size);
+int td__reserve(int fd, uint64_t offset, uint64_t size); /* pages now, so that touching them cannot fail */
+void td__punch(int fd, uint64_t offset, uint64_t size);  /* gives pages back; cannot fail */
+size_t td__page_size(void);
+
+/* --- time and sleeping ------------------------------------------------------------------------------------- */
+
+/* Monotonic, in ns, never 0. */
+int64_t td__now(void);
+
+/* A deadline from a relative limit: 0 for no limit. Saturates. */
+int64_t td__deadline(td_time limit);
+
+/*
+ * Sleeps while *word == expected, until woken, the deadline (monotonic ns, 0: none) or a spurious wake-up.
+ * 0, or -1 with errno EAGAIN (the word differed), EINTR, or ETIMEDOUT. The caller looks at its word again in every
+ * case but ETIMEDOUT. `shared`: other processes use the word too.
+ */
+int td__futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline, bool shared);
+
+/* Wakes up to `n`. The word's memory may be gone by then: it is only an address. */
+void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared);
+
+/* --- threads ----------------------------------------------------------------------------------------------- */
+
+int td__thread_create(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *arg);
+
+/* Joins; deadline as above. 0, or an error number (ETIMEDOUT). */
+int td__thread_join(pthread_t thread, int64_t deadline);
+void td__thread_name(const char *name); /* of the calling thread, cut to 15 bytes */
+pid_t td__thread_id(void);
+size_t td__stack_minimum(void);
+void td__yield(void);
+
+/* --- descriptors ------------------------------------------------------------------------------------------- */
+
+void td__close(int fd); /* negative: nothing */
+/* A copy that closes on exec, numbered `from` or above. */
+int td__dup_from(int fd, int from);
+int td__dup_to(int fd, int to);            /* without close-on-exec */
+void td__close_range(int first, int last); /* last -1: all above */
+int td__event_fd(unsigned initial);
+void td__event_fd_signal(int fd);
+void td__event_fd_clear(int fd);
+int td__open_path(const char *path); /* a directory, for td__chdir_fd only */
+int td__chdir_fd(int fd);
+ssize_t td__read_file(const char *path, char *buffer, size_t size);
+ssize_t td__read_at(int fd, char *buffer, size_t size);
+int td__open_read(const char *path);
+
+/* A connected pair that keeps message borders; both ends close on exec. */
+int td__socket_pair(int fds[2]);
+
+#define TD__MESSAGE_FDS 24
+/* Sends one message with descriptors; blocks while the receiver is behind. EPIPE when it is gone. */
+int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count);
+
+/* Receives one message. *fd_count: in the room in fds, out the number received (all close on exec). Returns its size,
+ * 0 at the end of the stream. `wait` false: EAGAIN if there is none. */
+ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait);
+
+/* Waits until one of the descriptors (negative ones are skipped) is readable or hung up; ready[i] tells. The number of
+ * ready ones, 0 at the deadline. */
+#define TD__POLL_MAX 1024
+int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline);
+
+/* --- signals ----------------------------------------------------------------------------------------------- */
+
+void td__signals_block(sigset_t *before); /* all of them, of this thread */
+void td__signals_restore(const sigset_t *mask);
+void td__signals_clear(void); /* unblock all */
+
+/* Default dispositions for all signals but those in `ignored`, which are ignored. */
+void td__signals_reset(const sigset_t *ignored);
+void td__signals_ignored(sigset_t *ignored); /* those ignored now */
+void td__signals_ignore_terminal(void);      /* the spawner lives through Ctrl-C, Ctrl-Z and the like */
+int td__signal_fd_child(void);               /* readable when a child has ended; SIGCHLD must be blocked */
+void td__signal_fd_clear(int fd);
+const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
+
+/* --- processes --------------------------------------------------------------------------------------------- */
+
+pid_t td__getpid(void);
+pid_t td__getppid(void);
+int td__pid_fd(pid_t pid);
+int td__pid_fd_kill(int pid_fd, int signal);
+void td__kill(pid_t pid, int signal);
+pid_t td__fork(void); /* the libc's fork: its locks and ours are in order in the child */
+void td__exit_now(int code) __attribute__((noreturn)); /* no handlers, no flushing */
+
+/* The calling process dies with its parent `parent`; false if that one is gone already. */
+bool td__die_with_parent(pid_t parent);
+
+typedef struct td__death {
+    pid_t pid;
+    bool signaled;
+    int number; /* exit status or signal */
+} td__death;
+
+/* Looks for an ended child without reaping it: 1 found, 0 none has ended, -1 there are no children. */
+int td__child_ended(td__death *death);
+void td__child_reap(pid_t pid);
+
+/*
+ * Starts this program anew as a process that the caller's wait() and SIGCHLD never meet, and whose descriptors are
+ * those in `keep` (made numbers 3, 4, ... in that order) and the standard error; input and output are /dev/null.
+ * All other descriptors are closed there. Works with any number of threads, whatever memory is in use, and leaves the
+ * caller's signals alone. On success the new process's pid and a descriptor for it; -1 with errno, and *stage says
+ * what failed. `holder`: see os/linux/exec.c.
+ */
+typedef struct td__exec {
+    char *const *argv;
+    char *const *environment;
+    const int *keep;
+    size_t keep_count;
+    /* results */
+    pid_t pid;
+    int pid_fd;
+    const char *stage;
+    pid_t holder; /* 0, or the process between us and the new one: td__holder_reap it after that one has ended */
+    void *holder_stack;
+} td__exec;
+int td__exec_self(td__exec *request);
+
+/* Waits until the holder has ended and gives its stack back. */
+void td__holder_reap(pid_t holder, void *stack);
+
+/*
+ * fork(), with all its memory, of a child that wait() and SIGCHLD do not meet. A holder process, which shares our
+ * memory and is the child's parent, writes the child's end to `ended`. Returns the child's pid in the parent; in the
+ * child 0, with all signals blocked, and the holder as its parent. td__fork_reap after holder_fd has become readable.
+ */
+typedef struct td__forked {
+    pid_t pid;
+    pid_t holder;           /* also known in the child */
+    int holder_fd;          /* readable when the holder has ended */
+    _Atomic uint32_t ended; /* 0: the child lives, or the holder was killed; else 1 + its wait status */
+    void *stack;
+} td__forked;
+int td__fork_hidden(td__forked *forked);
+void td__fork_reap(td__forked *forked);
+
+/* --- what a process inherits ------------------------------------------------------------------------------- */
+
+int td__nice_get(void);
+int td__nice_set(int nice);
+#define TD__CPU_BYTES 128
+size_t td__affinity_get(void *mask); /* bytes written, at most TD__CPU_BYTES; 0: unknown */
+int td__affinity_set(const void *mask, size_t size);
+#define TD__LIMITS 16
+typedef struct td__limit {
+    uint64_t soft, hard;
+} td__limit;
+void td__limits_get(td__limit limits[TD__LIMITS]);
+int td__limit_set(int which, td__limit limit);
+const char *td__limit_name(int which);
+int td__umask_set(int mask);
+#define TD__LIMIT_CORE   4 /* RLIMIT_CORE, RLIMIT_NPROC, ... in the kernel's numbers */
+#define TD__LIMIT_NPROC  6
+#define TD__LIMIT_NOFILE 7
+#define TD__LIMIT_FSIZE  1
+
+/*
+ * Who the calling thread is: user, groups, capabilities, sandbox, namespaces, cgroup and root directory, as a hash to
+ * be compared; its capabilities and its umask. -1: /proc cannot be read.
+ */
+typedef struct td__capabilities {
+    uint64_t inheritable, permitted, effective;
+} td__capabilities;
+typedef struct td__identity {
+    uint64_t hash;
+    td__capabilities capabilities;
+    int umask;
+} td__identity;
+int td__identity_get(td__identity *identity);
+int td__capabilities_set(const td__capabilities *wanted);
+
+#endif

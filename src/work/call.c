@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/* What a target sees of its call: argument, result, failure, cancellation. Used by its own thread only. */
+#include "work/worker.h"
+
+#include <stdio.h>
+
+static const char *kind_name(int kind)
+{
+    static const char *const names[] = {
+        "no value", "a signed integer", "an unsigned integer", "a floating-point number", "a bool",
+        "a struct", "a string",         "a block of bytes"
+    };
+    return kind >= 0 && kind < (int)TD__COUNT(names) ? names[kind] : "a value of unknown kind";
+}
+
+td_state td__call_run(td_call *call, td_target *target, int *code)
+{
+    if (setjmp(call->leave) == 0)
+        *code = target(call);
+    else
+        *code = call->failed;
+    if (*code == 0)
+        *code = call->failed;
+    if (*code == 0)
+        return TD_RETURNED;
+    return *code == TD_ECANCELLED ? TD_CANCELLED : TD_FAILED;
+}
+
+static _Noreturn void leave(td_call *call)
+{
+    longjmp(call->leave, 1);
+}
+
+const void *td_call_arg(td_call *call, size_t size, int kind)
+{
+    if (call->arg_size == size && call->arg_kind == kind)
+        return call->arg;
+    td_fail(call, TD_ETYPE, "the target reads %s of %zu bytes, but the caller gave %s of %zu bytes", kind_name(kind),
+            size, kind_name(call->arg_kind), call->arg_size);
+    leave(call);
+}
+
+const char *td_arg_str(td_call *call)
+{
+    /* The NUL is looked for too: in a worker process the bytes come from outside. */
+    const char *string = call->arg;
+    if (call->arg_kind == TD_KIND_STRING && call->arg_size > 0 && string[call->arg_size - 1] == 0)
+        return string;
+    td_fail(call, TD_ETYPE, "the target reads a string, but the caller gave %s of %zu bytes", kind_name(call->arg_kind),
+            call->arg_size);
+    leave(call);
+}
+
+const void *td_arg_bytes(td_call *call, size_t *size)
+{
+    if (size)
+        *size = call->arg_size;
+    return call->arg_size > 0 ? call->arg : NULL;
+}
+
+int td_call_return(td_call *call, const void *data, size_t size, int kind)
+{
+    if (size > TD_VALUE_MAX)
+        return td_fail(call, TD_ETOOBIG, "a result of %zu bytes is larger than the limit of %zu", size, TD_VALUE_MAX);
+    if (size > 0 && !data)
+        return td_fail(call, TD_EINVAL, "a result of %zu bytes at NULL", size);
+    void *copy = td__alloc(size);
+    if (!copy)
+        return td_fail(call, TD_ENOMEM, "out of memory for a result of %zu bytes", size);
+    if (size > 0)
+        memcpy(copy, data, size);
+    td__release(call->result);
+    call->result = copy;
+    call->result_size = size;
+    call->result_kind = kind;
+    return 0;
+}
+
+int td_return_str(td_call *call, const char *string)
+{
+    return td_call_return(call, string, string ? strlen(string) + 1 : 0, string ? TD_KIND_STRING : TD_KIND_NONE);
+}
+
+int td_return_bytes(td_call *call, const void *data, size_t size)
+{
+    return td_call_return(call, data, size, TD_KIND_BYTES);
+}
+
+int td_fail(td_call *call, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(call->message, sizeof call->message, format, args);
+    va_end(args);
+    call->failed = code ? code : 1;
+    return call->failed;
+}
+
+bool td_cancelled(const td_call *call)
+{
+    /* Relaxed: a hint to stop; nothing is published with it. */
+    return td__load_relaxed(call->cancel) != 0;
+}
+
+const char *td_call_name(const td_call *call)
+{
+    return call->name;
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The fork method: a worker with a copy of the caller's memory.
+ *
+ * It has a slot of its own in memory shared with the caller only (for outcome and result; the argument is in the copied
+ * memory), and a holder process between it and the caller (os/linux/fork.c), whose end the watcher waits for. In the
+ * copy the library starts afresh, as in any forked child.
+ */
+#include "work/spawner.h"
+#include "work/worker.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+
+/* Room for the largest result: address space only, until a worker reserves what it needs. */
+#define MAPPED      (TD__SLOT_BYTES + (size_t)TD__WINDOW_HALF)
+#define MAPPED_LESS (TD__SLOT_BYTES + (size_t)1024 * 1024)
+
+typedef struct td__fork_record {
+    _Atomic uint32_t references; /* the worker's, the watcher's */
+    td__forked forked;
+    td__slot *slot;
+    size_t mapped;
+} td__fork_record;
+
+static void unref(td__fork_record *record)
+{
+    if (td__fetch_sub_acq_rel(&record->references, 1) != 1)
+        return;
+    td__unmap(record->slot, record->mapped);
+    td__release(record);
+}
+
+void td__forked_release(td__fork_record *record)
+{
+    unref(record);
+}
+
+pid_t td__forked_pid(const td__fork_record *record)
+{
+    return record->forked.pid;
+}
+
+const void *td__forked_window(const td__fork_record *record, uint64_t size)
+{
+    return size <= record->mapped - TD__SLOT_BYTES ? (const char *)record->slot + TD__SLOT_BYTES : NULL;
+}
+
+int td__fork_record_fd(const td__fork_record *record)
+{
+    return record->forked.holder_fd;
+}
+
+/* By the watcher, when the holder has ended: it wrote how its child ended, or was killed, and its child with it. */
+void td__fork_record_ended(td__fork_record *record)
+{
+    uint32_t ended = td__load_acquire(&record->forked.ended);
+    int status = ended ? (int)(ended - 1) : SIGKILL;
+    bool signaled = (status & 0x7f) != 0;
+    td__slot_ended(record->slot, TD__ENDED, signaled, signaled ? status & 0x7f : status >> 8 & 0xff);
+    td__fork_reap(&record->forked);
+    unref(record);
+}
+
+void td__fork_record_forget(td__fork_record *record)
+{
+    td__close(record->forked.holder_fd);
+    record->forked.holder_fd = -1;
+}
+
+static _Noreturn void publish(td__fork_record *record, td_state state, int code, const td_call *call)
+{
+    td__reply *reply = &record->slot->reply;
+    char message[TD_MESSAGE_MAX];
+    td__format(message, sizeof message, "%s", call->message);
+    int error = td__program_end_worker();
+    if (error && state == TD_RETURNED) {
+        td__format(message, sizeof message, "cannot write all of its output: %s", strerror(error));
+        state = TD_FAILED;
+        code = TD_ESYSTEM;
+    }
+    if (call->result) {
+        void *to = record->slot->result_data;
+        if (call->result_size > sizeof record->slot->result_data) {
+            to = (char *)record->slot + TD__SLOT_BYTES;
+            if (call->result_size > record->mapped - TD__SLOT_BYTES || td__populate(to, call->result_size) < 0)
+                to = NULL;
+            reply->in_window = to != NULL;
+        }
+        if (to) {
+            memcpy(to, call->result, call->result_size);
+            reply->result_size = call->result_size;
+            reply->result_kind = (uint32_t)call->result_kind;
+        } else if (state == TD_RETURNED) {
+            td__format(message, sizeof message, "no memory for a result of %zu bytes", call->result_size);
+            state = TD_FAILED;
+            code = TD_ENOMEM;
+        }
+    }
+    reply->state = (uint32_t)state;
+    reply->code = code;
+    memcpy(reply->message, message, sizeof reply->message);
+    /* Release: publishes the reply; acquired by the joiner in process.c. */
+    td__fetch_or_acq_rel(&record->slot->done, TD__PUBLISHED);
+    td__futex_wake(&record->slot->done, INT_MAX, true);
+    td__exit_now(td__exitcode_of(code));
+}
+
+/* In the child, where td__the has already been set afresh by the fork handler. */
+static _Noreturn void run(td_worker *worker, td__fork_record *record, const char *parent_name, pid_t parent_pid)
+{
+    static td_call call;
+    char name[TD_NAME_MAX];
+    if (!td__die_with_parent(record->forked.holder))
+        td__exit_now(1);
+    memcpy(name, worker->name, sizeof name);
+    td__the.role = TD__ROLE_WORKER;
+    td__main_reset(name, worker->daemon, parent_name, parent_pid);
+    td__thread_name(name);
+    td__signals_reset(&td__the.born_ignored);
+    td__signals_clear();
+    call = (td_call){ .arg = worker->arg,
+                      .arg_size = worker->arg_size,
+                      .arg_kind = worker->arg_kind,
+                      .name = worker->name,
+                      .cancel = &record->slot->cancel };
+    uint32_t epoch = td__the.epoch;
+    int code;
+    td_state state = td__call_run(&call, worker->target, &code);
+    if (td__the.epoch != epoch) {
+        fflush(NULL);
+        td__exit_now(td__exitcode_of(code));
+    }
+    publish(record, state, code, &call);
+}
+
+int td__forked_start(td_worker *worker)
+{
+    td__fork_record *record = td__alloc(sizeof *record);
+    if (!record)
+        return td__start_failed(worker, "malloc", ENOMEM);
+    record->references = 1;
+    record->mapped = MAPPED;
+    record->slot = td__map_with_children(record->mapped);
+    if (!record->slot) {
+        record->mapped = MAPPED_LESS; /* little address space: results are limited to what there is */
+        record->slot = td__map_with_children(record->mapped);
+    }
+    if (!record->slot || td__populate(record->slot, TD__SLOT_BYTES) < 0) {
+        int error = errno;
+        if (record->slot)
+            td__unmap(record->slot, record->mapped);
+        td__release(record);
+        return td__start_failed(worker, "mmap", error);
+    }
+    char parent_name[TD_NAME_MAX];
+    pid_t parent_pid = td__getpid();
+    td_worker *self = td_main();
+    td__format(parent_name, sizeof parent_name, "%s", self ? self->name : "");
+    fflush(NULL); /* what is in the buffers would else be written twice */
+    pid_t pid = td__fork_hidden(&record->forked);
+    if (pid == 0)
+        run(worker, record, parent_name, parent_pid);
+    if (pid < 0) {
+        int error = errno;
+        unref(record);
+        return td__start_failed(worker, "fork", error);
+    }
+    td__store_release(&record->slot->pid, (uint32_t)pid);
+    td__fetch_add_relaxed(&record->references, 1);
+    if (td__watch_fork(record) < 0) {
+        int error = errno;
+        bool ready;
+        td__kill(pid, SIGKILL); /* the holder keeps it unreaped until it has written down its end, or is about to */
+        td__poll(&record->forked.holder_fd, &ready, 1, 0);
+        td__fork_record_ended(record);
+        unref(record);
+        return td__start_failed(worker, "watcher", error);
+    }
+    td__lock_acquire(&worker->lock);
+    worker->fork_record = record;
+    worker->slot = record->slot;
+    td__lock_release(&worker->lock);
+    td__store_relaxed(&worker->pid, pid);
+    td__store_relaxed(&worker->native_id, pid);
+    return 0;
+}

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starting spawners, and which one is current. Seen from the processes that ask for workers.
+ *
+ * Locks: launching (held while one is started, which can take as long as the program's .prepare takes), then
+ * current_lock (short).
+ */
+#include "work/spawner.h"
+#include "work/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+extern char **environ;
+
+/* Until td_init is reached in the new process; what comes after it (.prepare) may take any time. */
+#define HELLO_LIMIT_S 30
+
+static td__lock launching;
+static td__lock current_lock;
+static td__spawner *current; /* under current_lock; referenced */
+
+/* --- environment ------------------------------------------------------------------------------------------- */
+
+size_t td__environment_flatten(char *to, size_t room, uint32_t *count)
+{
+    size_t size = 0;
+    *count = 0;
+    for (char **entry = environ; entry && *entry; entry++) {
+        size_t length = strlen(*entry) + 1;
+        if (to && size + length <= room)
+            memcpy(to + size, *entry, length);
+        size += length;
+        (*count)++;
+    }
+    return size;
+}
+
+bool td__environment_is(const char *flat, size_t size)
+{
+    const char *at = flat, *end = flat + size;
+    for (char **entry = environ; entry && *entry; entry++) {
+        size_t length = strlen(*entry) + 1;
+        if (length > (size_t)(end - at) || memcmp(at, *entry, length) != 0)
+            return false;
+        at += length;
+    }
+    return at == end;
+}
+
+static int keep_environment(td__spawner *spawner)
+{
+    uint32_t count;
+    size_t size = td__environment_flatten(NULL, 0, &count);
+    spawner->environment = td__alloc(size);
+    if (!spawner->environment)
+        return -1;
+    size_t now = td__environment_flatten(spawner->environment, size, &count);
+    spawner->environment_size = now < size ? now : size;
+    return 0;
+}
+
+/* --- lifetime ---------------------------------------------------------------------------------------------- */
+
+static void dispose(td__spawner *spawner)
+{
+    /* A worker answers in its spawner's segment to its last breath. */
+    if (spawner->inherited)
+        return;
+    if (spawner->segment) {
+        td__fault_leave(spawner->segment->faults);
+        td__unmap(spawner->segment, TD__MAPPED_BYTES);
+    }
+    td__close(spawner->file);
+    td__close(spawner->control);
+    for (uint32_t lane = 0; lane < spawner->lane_count; lane++)
+        td__close(spawner->lanes[lane]);
+    td__close(spawner->pid_fd);
+    if (spawner->holder)
+        td__holder_reap(spawner->holder, spawner->holder_stack);
+    td__release(spawner->environment);
+    td__release(spawner);
+}
+
+void td__spawner_unref(td__spawner *spawner)
+{
+    if (spawner && td__fetch_sub_acq_rel(&spawner->references, 1) == 1)
+        dispose(spawner);
+}
+
+void td__spawner_lost(td__spawner *spawner)
+{
+    /* Sequentially consistent, with the CAS that takes a slot and the load of `dead` after it in process.c: either the
+     * starter sees that the spawner is dead, or we see its slot. */
+    td__store_seq_cst(&spawner->dead, 1);
+    for (uint32_t group = 0; group < TD__SLOTS / 64; group++) {
+        if (td__load_acquire(&spawner->segment->in_use[group]) == 0)
+            continue;
+        for (uint32_t index = group * 64; index < group * 64 + 64; index++) {
+            td__slot *slot = td__slot_at(spawner->segment, index);
+            uint64_t word = td__load_seq_cst(&slot->word);
+            if (TD__WORD_STATE(word) != TD__TAKEN || td__load_acquire(&slot->done) & TD__ENDED)
+                continue;
+            /* Its workers die with it, by the kernel's hand; a stray one that asked to outlive it must not. */
+            td__slot_ended(slot, TD__ENDED, true, SIGKILL);
+            td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
+        }
+    }
+}
+
+/* --- starting ---------------------------------------------------------------------------------------------- */
+
+static int failed(const char *for_whom, const char *stage, int error)
+{
+    td_worker named = { .kind = TD_PROCESS };
+    td__format(named.name, sizeof named.name, "%s", for_whom);
+    return td__start_failed(&named, stage, error);
+}
+
+/* The environment with the marker; the strings are the caller's own. */
+static char **marked_environment(void)
+{
+    static char marker[] = TD__MARKER "=3";
+    size_t count = 0;
+    while (environ && environ[count])
+        count++;
+    char **marked = td__alloc((count + 2) * sizeof *marked);
+    if (!marked)
+        return NULL;
+    size_t kept = 0;
+    for (size_t i = 0; i < count && environ[i]; i++)
+        if (strncmp(environ[i], TD__MARKER "=", sizeof TD__MARKER) != 0)
+            marked[kept++] = environ[i];
+    marked[kept] = marker;
+    return marked;
+}
+
+/* Waits for one message of the new spawner. 0, or a code with the thread's error set. */
+static int hear(td__spawner *spawner, uint32_t what, int64_t deadline, td__message *message, const char *for_whom)
+{
+    int fds[2] = { spawner->control, spawner->pid_fd };
+    bool ready[2];
+    size_t room = TD__SPARES_MAX;
+    int n = td__poll(fds, ready, 2, deadline);
+    if (n < 0)
+        return failed(for_whom, "poll", errno);
+    if (n == 0)
+        return td__fail(TD_ESPAWNER,
+                        "cannot start worker '%s': the spawner, this program started anew, did not reach td_init() "
+                        "within %d seconds: is td_init() the first line of main?",
+                        for_whom, HELLO_LIMIT_S);
+    ssize_t got = td__receive(spawner->control, message, sizeof *message, spawner->lanes, &room, false);
+    int error = errno;
+    if (got == (ssize_t)sizeof *message && message->what == what) {
+        spawner->lane_count = (uint32_t)room;
+        return 0;
+    }
+    if (got < 0 && !(ready[1] && error == EAGAIN))
+        return failed(for_whom, "recvmsg", error);
+    return td__fail(TD_ESPAWNER,
+                    what == TD__HELLO
+                        ? "cannot start worker '%s': the spawner, this program started anew, ended before "
+                          "it reached td_init(): is td_init() the first line of main?"
+                        : "cannot start worker '%s': the spawner ended while it prepared itself",
+                    for_whom);
+}
+
+static td__segment *make_segment(td__spawner *spawner)
+{
+    uint64_t size = td__segment_file_size();
+    spawner->file = td__memory_file("tandem", size);
+    if (spawner->file < 0 && errno == EFBIG) { /* under RLIMIT_FSIZE: without windows for large values */
+        size = TD__MAPPED_BYTES;
+        spawner->file = td__memory_file("tandem", size);
+    }
+    if (spawner->file < 0)
+        return NULL;
+    /* The header's pages, and those of the first slots, now: later ones come as slots are used. */
+    if (td__reserve(spawner->file, 0, TD__HEADER_BYTES + 16 * TD__SLOT_BYTES) < 0)
+        return NULL;
+    td__segment *segment = td__map_shared(spawner->file, 0, TD__MAPPED_BYTES);
+    if (!segment)
+        return NULL;
+    segment->magic = TD__SEGMENT_MAGIC;
+    segment->file_size = size;
+    segment->main_pid = td__getpid();
+    segment->spares = td__the.options.spares;
+    segment->core_dumps = td__the.options.core_dumps;
+    segment->born_ignored = td__the.born_ignored;
+    return segment;
+}
+
+static int start_it(td__spawner *spawner, const char *for_whom)
+{
+    int control[2] = { -1, -1 }, self = -1, code = 0;
+    char **environment = NULL;
+    char *no_arguments[] = { (char *)(uintptr_t) "tandem", NULL };
+    const char *stage = "memfd_create";
+    spawner->segment = make_segment(spawner);
+    if (spawner->segment) {
+        td__fault_move(spawner->segment->faults, true);
+        stage = "socketpair";
+    }
+    if (spawner->segment && td__socket_pair(control) == 0) {
+        spawner->control = control[0];
+        stage = "pidfd_open";
+        self = td__pid_fd(td__getpid());
+    }
+    if (self >= 0) {
+        stage = "malloc";
+        environment = marked_environment();
+    }
+    if (!environment) {
+        code = failed(for_whom, stage, errno);
+    } else {
+        const int keep[] = { spawner->file, control[1], control[0], self };
+        td__exec request = { .argv = td__the.argv ? td__the.argv : no_arguments,
+                             .environment = environment,
+                             .keep = keep,
+                             .keep_count = TD__COUNT(keep) };
+        if (td__exec_self(&request) < 0) {
+            code = failed(for_whom, request.stage, errno);
+        } else {
+            spawner->pid = request.pid;
+            spawner->pid_fd = request.pid_fd;
+            spawner->holder = request.holder;
+            spawner->holder_stack = request.holder_stack;
+        }
+    }
+    td__release(environment);
+    td__close(control[1]);
+    td__close(self);
+    td__message message;
+    if (code == 0)
+        code = hear(spawner, TD__HELLO, td__deadline(td_s(HELLO_LIMIT_S)), &message, for_whom);
+    if (code == 0)
+        code = hear(spawner, TD__READY, 0, &message, for_whom);
+    if (code == 0 && message.code != 0)
+        code = td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner's .prepare returned %d", for_whom,
+                        message.code);
+    if (code == 0 && td__watch_spawner(spawner) < 0)
+        code = failed(for_whom, "watcher", errno);
+    if (code != 0 && spawner->pid_fd >= 0) {
+        bool ready;
+        td__pid_fd_kill(spawner->pid_fd, SIGKILL);
+        td__poll(&spawner->pid_fd, &ready, 1, 0);
+    }
+    return code;
+}
+
+static td__spawner *launch(const td__identity *identity, const char *for_whom)
+{
+    td__spawner *spawner = td__alloc(sizeof *spawner);
+    if (!spawner) {
+        failed(for_whom, "malloc", ENOMEM);
+        return NULL;
+    }
+    spawner->references = 1;
+    spawner->file = spawner->control = spawner->pid_fd = -1;
+    spawner->identity = identity->hash;
+    if (keep_environment(spawner) < 0) {
+        failed(for_whom, "malloc", ENOMEM);
+        td__spawner_unref(spawner);
+        return NULL;
+    }
+    if (start_it(spawner, for_whom) < 0) {
+        td__spawner_unref(spawner);
+        return NULL;
+    }
+    return spawner;
+}
+
+static bool fits(const td__spawner *spawner, const td__identity *identity)
+{
+    return spawner && spawner->identity == identity->hash && !td__load_acquire(&spawner->dead);
+}
+
+static void retire(td__spawner *spawner)
+{
+    td__message message = { .what = TD__RETIRE };
+    if (!spawner->inherited)
+        td__send(spawner->control, &message, sizeof message, NULL, 0);
+    td__spawner_unref(spawner);
+}
+
+static td__spawner *current_if(const td__identity *identity)
+{
+    td__lock_acquire(&current_lock);
+    td__spawner *spawner = fits(current, identity) ? current : NULL;
+    if (spawner)
+        td__fetch_add_relaxed(&spawner->references, 1);
+    td__lock_release(&current_lock);
+    return spawner;
+}
+
+td__spawner *td__spawner_get(const td__identity *identity, const char *for_whom)
+{
+    td__spawner *spawner = current_if(identity);
+    if (spawner)
+        return spawner;
+    td__lock_acquire(&launching);
+    spawner = current_if(identity); /* another thread was faster */
+    if (!spawner) {
+        spawner = launch(identity, for_whom);
+        if (spawner) {
+            td__fetch_add_relaxed(&spawner->references, 1);
+            td__lock_acquire(&current_lock);
+            td__spawner *former = current;
+            current = spawner;
+            td__lock_release(&current_lock);
+            if (former)
+                retire(former);
+        }
+    }
+    td__lock_release(&launching);
+    return spawner;
+}
+
+void td__spawners_finish(void)
+{
+    td__lock_acquire(&launching);
+    td__lock_acquire(&current_lock);
+    td__spawner *former = current;
+    current = NULL;
+    td__lock_release(&current_lock);
+    if (former)
+        retire(former);
+    td__watcher_stop();
+    td__lock_release(&launching);
+}
+
+/* The watcher forgets all that it watches, the current one among them. In a worker, the inherited one stays mapped: the
+ * target that forked may still look at its call. */
+void td__spawners_forget(void)
+{
+    launching = current_lock = (td__lock){ 0 };
+    if (current && current->inherited) {
+        td__close(current->file);
+        td__close(current->control);
+    }
+    current = NULL;
+}
+
+void td__spawner_inherit(td__segment *segment, int file, int control)
+{
+    td__spawner *spawner = td__alloc(sizeof *spawner);
+    td__identity identity;
+    if (!spawner || td__identity_get(&identity) < 0 || keep_environment(spawner) < 0) {
+        td__release(spawner);
+        return; /* a worker that starts workers will then start a spawner of its own */
+    }
+    spawner->references = 1;
+    spawner->segment = segment;
+    spawner->file = file;
+    spawner->control = control;
+    spawner->pid_fd = -1;
+    spawner->identity = identity.hash;
+    spawner->inherited = true;
+    current = spawner;
+}

@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Workers in processes, as their starter sees them.
+ *
+ * A started worker has a slot in its spawner's segment until its outcome has been copied into the handle ("collected");
+ * the slot is then released, unless threads still sleep on it ("pins"): the last of them releases it. All under the
+ * handle's lock, except the sleep itself.
+ */
+#include "work/spawner.h"
+#include "work/module.h"
+#include "work/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* --- starting ---------------------------------------------------------------------------------------------- */
+
+typedef struct start {
+    td_worker *worker;
+    td__spawner *spawner;
+    td__identity identity;
+    td__place place;
+    int fds[4]; /* the open streams, then the working directory */
+    size_t fd_count;
+    int cwd;
+    uint32_t streams;
+    int code; /* what a failed step reported */
+} start;
+
+static unsigned self_as_owner(void)
+{
+    return td__the.role == TD__ROLE_WORKER && td__the.slot ? td__the.slot_index + 1 : TD__OWNER_MAIN;
+}
+
+/* In a worker, its own slot in its own spawner's segment is the owner; another spawner of its own knows it as main. */
+static unsigned owner_for(const td__spawner *spawner)
+{
+    return spawner->inherited ? self_as_owner() : TD__OWNER_MAIN;
+}
+
+static int collect_streams(start *start)
+{
+    for (int stream = 0; stream < 3; stream++)
+        if (fcntl(stream, F_GETFD) >= 0) {
+            start->streams |= 1u << stream;
+            start->fds[start->fd_count++] = stream;
+        }
+    start->cwd = td__open_path(".");
+    if (start->cwd < 0)
+        return td__start_failed(start->worker, "open the working directory", errno);
+    start->streams |= 8;
+    start->fds[start->fd_count++] = start->cwd;
+    return 0;
+}
+
+/* Puts argument, environment and file name into the slot, or into its window if they are large. */
+static int write_payload(start *start, td__slot *slot, uint32_t index)
+{
+    td_worker *worker = start->worker;
+    td__spawner *spawner = start->spawner;
+    td__request *request = &slot->request;
+    request->own_environment = !td__environment_is(spawner->environment, spawner->environment_size);
+    request->environment_count = 0;
+    request->environment_size =
+        request->own_environment ? td__environment_flatten(NULL, 0, &request->environment_count) : 0;
+    request->arg_size = worker->arg_size;
+    request->arg_kind = (uint32_t)worker->arg_kind;
+    request->module_size = request->target ? 0 : strlen(start->place.path) + 1;
+    uint64_t arg_room = td__align16(request->arg_size), environment_room = td__align16(request->environment_size);
+    uint64_t size = arg_room + environment_room + request->module_size;
+    char *at = (char *)slot->request_data;
+    bool in_window = size > sizeof slot->request_data;
+    if (in_window) {
+        at = td__window_open(spawner->segment, spawner->file, index, 0, size, true);
+        if (!at)
+            return td__start_failed(worker, "memory for its argument and environment", errno);
+        request->in_window = 1;
+    } else {
+        request->in_window = 0;
+    }
+    if (worker->arg_size > 0)
+        memcpy(at, worker->arg, worker->arg_size);
+    if (request->own_environment) {
+        size_t room = request->environment_size;
+        size_t now = td__environment_flatten(at + arg_room, room, &request->environment_count);
+        if (now < room)
+            request->environment_size = now; /* another thread has changed it meanwhile; what fitted counts */
+    }
+    if (request->module_size)
+        memcpy(at + arg_room + environment_room, start->place.path, request->module_size);
+    if (in_window)
+        td__unmap(at, size);
+    return 0;
+}
+
+static int write_request(start *start, td__slot *slot, uint32_t index)
+{
+    td_worker *worker = start->worker;
+    td__request *request = &slot->request;
+    td__segment *segment = start->spawner->segment;
+    request->target = td__module_address(&start->place, segment->modules, segment->module_count);
+    request->target_offset = start->place.offset;
+    request->build_id_size = start->place.build_id_size;
+    memcpy(request->build_id, start->place.build_id, sizeof request->build_id);
+    request->daemon = worker->daemon;
+    request->umask = start->identity.umask;
+    request->capabilities = start->identity.capabilities;
+    request->nice = td__nice_get();
+    request->affinity_size = (uint32_t)td__affinity_get(request->affinity);
+    td__limits_get(request->limits);
+    memcpy(request->name, worker->name, sizeof request->name);
+    td_worker *self = td_main();
+    td__format(request->parent_name, sizeof request->parent_name, "%s", self ? self->name : "");
+    request->parent_pid = td__getpid();
+    return write_payload(start, slot, index);
+}
+
+static int send_request(start *start, int socket, uint32_t index, uint32_t generation)
+{
+    td__message message = { .what = TD__START, .slot = index, .generation = generation, .streams = start->streams };
+    return td__send(socket, &message, sizeof message, start->fds, start->fd_count);
+}
+
+static void started(start *start, uint32_t index)
+{
+    td_worker *worker = start->worker;
+    td__slot *slot = td__slot_at(start->spawner->segment, index);
+    td__lock_acquire(&worker->lock);
+    worker->spawner = start->spawner; /* takes over the reference */
+    worker->slot = slot;
+    worker->slot_index = index;
+    td__lock_release(&worker->lock);
+    pid_t pid = (pid_t)td__load_acquire(&slot->pid);
+    td__store_relaxed(&worker->pid, pid);
+    td__store_relaxed(&worker->native_id, pid);
+    td__spawner *spawner = start->spawner;
+    start->spawner = NULL;
+    /* See td__spawner_lost: if the spawner died before it could be told of this slot, nobody else will mark it. */
+    if (td__load_seq_cst(&spawner->dead) && !(td__load_acquire(&slot->done) & TD__ENDED)) {
+        td__slot_ended(slot, TD__ENDED, true, SIGKILL);
+        td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
+    }
+}
+
+enum { NO_SPARE = 1, SPAWNER_DEAD = 2 };
+
+/* Gives the work to a spare. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
+static int start_on_spare(start *start)
+{
+    td__spawner *spawner = start->spawner;
+    td__segment *segment = spawner->segment;
+    for (uint32_t lane = 0; lane < spawner->lane_count; lane++) {
+        uint32_t hint = td__load_acquire(&segment->spare_slots[lane]);
+        if (hint == 0 || hint > TD__SLOTS)
+            continue;
+        uint32_t index = hint - 1;
+        td__slot *slot = td__slot_at(segment, index);
+        uint64_t word = td__load_acquire(&slot->word), spare = word;
+        if (TD__WORD_STATE(word) != TD__SPARE)
+            continue;
+        uint32_t generation = TD__WORD_GENERATION(word);
+        if (!td__cas_seq_cst(&slot->word, &spare, TD__WORD(generation, owner_for(spawner), TD__TAKEN)))
+            continue;
+        td__cas_acq_rel(&segment->spare_slots[lane], &hint, 0);
+        int code = write_request(start, slot, index);
+        if (code == 0 && send_request(start, spawner->lanes[lane], index, generation) < 0)
+            code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD
+                                                         : td__start_failed(start->worker, "sendmsg", errno);
+        if (code == 0) {
+            started(start, index);
+            return 0;
+        }
+        /* It waits on, and can be taken again. If it has died meanwhile, the spawner took it for a worker's death and
+         * this gives the slot back. */
+        if (td__load_acquire(&slot->done) & TD__ENDED) {
+            td__slot_end(segment, spawner->file, index, TD__RELEASED);
+        } else {
+            uint64_t again = TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE);
+            td__store_release(&slot->word, again);
+            if (!(td__load_acquire(&slot->done) & TD__ENDED))
+                td__store_release(&segment->spare_slots[lane], index + 1);
+            else if (td__cas_acq_rel(&slot->word, &again, TD__WORD(generation, TD__OWNER_SPAWNER, TD__TAKEN)))
+                td__slot_end(segment, spawner->file, index, TD__RELEASED);
+        }
+        return code;
+    }
+    return NO_SPARE;
+}
+
+/* Has the spawner fork a worker for us, and waits until it has. */
+static int start_by_spawner(start *start)
+{
+    td__spawner *spawner = start->spawner;
+    unsigned owner = owner_for(spawner);
+    if (owner != TD__OWNER_MAIN)
+        td__store_release(&td__the.slot->has_children, 1);
+    int taken = td__slot_take(spawner->segment, owner, TD__TAKEN);
+    if (taken < 0)
+        return td__fail(TD_EPROCESS, "cannot start worker '%s': all %d places for processes are in use",
+                        start->worker->name, TD__SLOTS);
+    uint32_t index = (uint32_t)taken;
+    td__slot *slot = td__slot_at(spawner->segment, index);
+    uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
+    int code = write_request(start, slot, index);
+    if (code == 0 && send_request(start, spawner->control, index, generation) < 0)
+        code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD : td__start_failed(start->worker, "sendmsg", errno);
+    if (code != 0) {
+        td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
+        td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
+        return code;
+    }
+    /* Acquire, both: the pid, and if it failed, why. */
+    while (td__load_acquire(&slot->pid) == 0 && td__load_acquire(&slot->done) == 0 && !td__load_seq_cst(&spawner->dead))
+        td__futex_wait(&slot->pid, 0, 0, true);
+    uint32_t done = td__load_acquire(&slot->done);
+    if (done & TD__NOT_STARTED) {
+        int error = slot->number;
+        td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
+        return td__start_failed(start->worker, "fork", error);
+    }
+    if (td__load_acquire(&slot->pid) == 0) {
+        if (!(done & TD__ENDED))
+            td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
+        td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
+        return SPAWNER_DEAD;
+    }
+    started(start, index);
+    return 0;
+}
+
+int td__process_start(td_worker *worker)
+{
+    if (worker->method == TD_FORK)
+        return td__forked_start(worker);
+    if (!td__the.initialized)
+        return td__fail(TD_EINIT, "cannot start worker '%s': td_init() was not called: make it the first line of main",
+                        worker->name);
+    start start = { .worker = worker, .cwd = -1 };
+    if (!td__module_find((const void *)(uintptr_t)worker->target, &start.place))
+        return td__fail(TD_ETARGET,
+                        "cannot start worker '%s': its target is not a function of the program or its libraries",
+                        worker->name);
+    if (td__identity_get(&start.identity) < 0)
+        return td__start_failed(worker, "read /proc/thread-self/status", errno);
+    int code = collect_streams(&start);
+    for (int attempt = 0; code == 0 && attempt < 3; attempt++) {
+        start.spawner = td__spawner_get(&start.identity, worker->name);
+        if (!start.spawner) {
+            code = td_last_error();
+            break;
+        }
+        code = start_on_spare(&start);
+        if (code == NO_SPARE)
+            code = start_by_spawner(&start);
+        if (code != SPAWNER_DEAD)
+            break;
+        /* Found dead before the watcher has: the next round takes another. */
+        td__store_seq_cst(&start.spawner->dead, 1);
+        td__spawner_unref(start.spawner);
+        start.spawner = NULL;
+        code = attempt < 2 ? 0
+                           : td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner was killed, several times",
+                                      worker->name);
+    }
+    td__spawner_unref(start.spawner);
+    td__close(start.cwd);
+    return code;
+}
+
+/* --- the end ----------------------------------------------------------------------------------------------- */
+
+static int copy_result(td_worker *worker, const td__reply *reply)
+{
+    uint64_t size = reply->result_size;
+    int kind = (int)reply->result_kind;
+    if (kind == TD_KIND_NONE)
+        return 0;
+    const void *from = worker->slot->result_data;
+    void *window = NULL;
+    if (kind < 0 || kind > TD_KIND_BYTES || size > TD_VALUE_MAX ||
+        (!reply->in_window && size > sizeof worker->slot->result_data))
+        return -1;
+    if (reply->in_window && worker->fork_record) {
+        from = td__forked_window(worker->fork_record, size);
+        if (!from)
+            return -1;
+    } else if (reply->in_window) {
+        from = window =
+            td__window_open(worker->spawner->segment, worker->spawner->file, worker->slot_index, 1, size, false);
+        if (!window)
+            return -1;
+    }
+    worker->result = td__alloc(size);
+    if (worker->result)
+        memcpy(worker->result, from, size);
+    if (window)
+        td__unmap(window, size);
+    if (!worker->result)
+        return -1;
+    worker->result_size = size;
+    worker->result_kind = kind;
+    return 0;
+}
+
+static void take_reply(td_worker *worker)
+{
+    /* Copied first, checked then: a worker gone wild may still write. */
+    td__reply reply;
+    memcpy(&reply, &worker->slot->reply, sizeof reply);
+    reply.message[sizeof reply.message - 1] = 0;
+    memcpy(worker->message, reply.message, sizeof worker->message);
+    worker->outcome = (td_state)reply.state;
+    worker->code = reply.code;
+    if (reply.state != TD_RETURNED && reply.state != TD_FAILED && reply.state != TD_CANCELLED) {
+        worker->outcome = TD_FAILED;
+        worker->code = TD_EINVAL;
+        td__format(worker->message, sizeof worker->message, "its outcome is damaged");
+    } else if (copy_result(worker, &reply) < 0) {
+        worker->outcome = TD_FAILED;
+        worker->code = TD_ENOMEM;
+        td__format(worker->message, sizeof worker->message, "no memory for its result of %llu bytes",
+                   (unsigned long long)reply.result_size);
+    }
+    worker->exitcode = td__exitcode_of(worker->code);
+}
+
+static void take_death(td_worker *worker)
+{
+    int number = worker->slot->number;
+    bool asked_for = (int)td__load_relaxed(&worker->stopping) == number;
+    worker->code = TD_NO_CODE;
+    if (worker->slot->signaled) {
+        worker->signal = number;
+        worker->exitcode = -number;
+        worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
+    } else {
+        worker->exitcode = number & 0xff;
+        worker->outcome = TD_CRASHED;
+    }
+}
+
+/* Under the handle's lock. */
+static void release_slot(td_worker *worker)
+{
+    if (!worker->slot || worker->pins > 0)
+        return;
+    if (worker->fork_record) {
+        td__forked_release(worker->fork_record);
+        worker->fork_record = NULL;
+    } else {
+        td__slot_end(worker->spawner->segment, worker->spawner->file, worker->slot_index, TD__RELEASED);
+        td__spawner_unref(worker->spawner);
+        worker->spawner = NULL;
+    }
+    worker->slot = NULL;
+}
+
+/* Under the handle's lock. Whether the worker has ended; copies its outcome if that is new. */
+static bool collect(td_worker *worker)
+{
+    if (td__load_relaxed(&worker->phase) == TD__COLLECTED)
+        return true;
+    /* Acquire: the reply or the death, published by the worker or the spawner. */
+    uint32_t done = worker->slot ? td__load_acquire(&worker->slot->done) : 0;
+    if (done == 0)
+        return false;
+    if (done & TD__PUBLISHED)
+        take_reply(worker);
+    else
+        take_death(worker);
+    td__store_release(&worker->phase, TD__COLLECTED);
+    return true;
+}
+
+/* After the lock, for the registry has its own. */
+static void after(td_worker *worker, bool ended)
+{
+    if (ended)
+        td__registry_remove(worker);
+}
+
+bool td__process_lives(const td_worker *worker)
+{
+    td_worker *w = (td_worker *)(uintptr_t)worker; /* its lock is not part of what const promises */
+    td__lock_acquire(&w->lock);
+    bool lives = td__load_relaxed(&w->phase) != TD__COLLECTED && w->slot && td__load_acquire(&w->slot->done) == 0;
+    td__lock_release(&w->lock);
+    return lives;
+}
+
+bool td__process_ended(td_worker *worker)
+{
+    td__lock_acquire(&worker->lock);
+    bool ended = collect(worker);
+    if (ended && worker->sentinel < 0)
+        release_slot(worker);
+    td__lock_release(&worker->lock);
+    after(worker, ended);
+    return ended;
+}
+
+int td__process_wait(td_worker *worker, int64_t deadline)
+{
+    for (bool timed_out = false;;) {
+        td__lock_acquire(&worker->lock);
+        bool ended = collect(worker);
+        td__slot *slot = worker->slot;
+        if (ended)
+            release_slot(worker);
+        else
+            worker->pins++;
+        td__lock_release(&worker->lock);
+        after(worker, ended);
+        if (ended)
+            return 0;
+        if (timed_out) {
+            td__lock_acquire(&worker->lock);
+            worker->pins--;
+            td__lock_release(&worker->lock);
+            return td__fail(TD_ETIMEOUT, "worker '%s' has not ended within the time limit", worker->name);
+        }
+        timed_out = td__futex_wait(&slot->done, 0, deadline, true) < 0 && errno == ETIMEDOUT;
+        td__lock_acquire(&worker->lock);
+        worker->pins--;
+        td__lock_release(&worker->lock);
+    }
+}
+
+/* --- signals and descriptors -------------------------------------------------------------------------------- */
+
+/* Under the lock. A descriptor for the process; -1 with errno 0 if it has gone. The spawner marks a slot before it
+ * reaps, so a pid whose slot is not marked after pidfd_open was the worker's at that moment. */
+static int pid_fd_of(td_worker *worker)
+{
+    errno = 0;
+    if (!worker->slot || td__load_acquire(&worker->slot->done) & TD__ENDED)
+        return -1;
+    int fd = td__pid_fd(worker->fork_record ? td__forked_pid(worker->fork_record)
+                                            : (pid_t)td__load_acquire(&worker->slot->pid));
+    int error = errno;
+    if (td__load_acquire(&worker->slot->done) & TD__ENDED) {
+        td__close(fd);
+        fd = -1;
+        error = 0;
+    }
+    errno = fd < 0 && error == ESRCH ? 0 : error;
+    return fd;
+}
+
+int td__process_signal(td_worker *worker, int signal)
+{
+    int code = 0;
+    td__lock_acquire(&worker->lock);
+    if (td__load_relaxed(&worker->phase) != TD__COLLECTED && worker->slot) {
+        td__store_relaxed(&worker->stopping, (uint32_t)signal);
+        if (signal != SIGKILL)
+            td__store_relaxed(&worker->slot->cancel, 1);
+        int fd = pid_fd_of(worker);
+        if (fd >= 0) {
+            if (td__pid_fd_kill(fd, signal) < 0 && errno != ESRCH)
+                code = td__fail(errno == EPERM ? TD_EACCESS : TD_ESYSTEM, "cannot signal worker '%s': %s", worker->name,
+                                strerror(errno));
+            td__close(fd);
+        } else if (errno) {
+            code = td__fail(errno == EMFILE || errno == ENFILE ? TD_EDESCRIPTOR : TD_ESYSTEM,
+                            "cannot signal worker '%s': pidfd_open: %s", worker->name, strerror(errno));
+        }
+    }
+    td__lock_release(&worker->lock);
+    return code;
+}
+
+int td__process_sentinel(td_worker *worker)
+{
+    td__lock_acquire(&worker->lock);
+    if (worker->sentinel < 0) {
+        int fd = pid_fd_of(worker);
+        if (fd < 0 && errno == 0)
+            fd = td__event_fd(1);
+        worker->sentinel = fd;
+    }
+    int fd = worker->sentinel, error = errno;
+    td__lock_release(&worker->lock);
+    if (fd < 0)
+        return td__fail(error == EMFILE || error == ENFILE ? TD_EDESCRIPTOR : TD_ESYSTEM,
+                        "cannot make a sentinel of worker '%s': %s", worker->name, strerror(error));
+    return fd;
+}
+
+/* Collected or never started. The spawner will see the end of one that runs on; its slot is released then. */
+void td__process_let_go(td_worker *worker)
+{
+    td__lock_acquire(&worker->lock);
+    worker->pins = 0;
+    release_slot(worker);
+    td__lock_release(&worker->lock);
+}

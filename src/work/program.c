@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The program: its beginning, its end, its forks, and which worker runs what.
+ *
+ * After a fork by the user, the child starts afresh: it has no workers, no spawner and no watcher; its copies of their
+ * descriptors are closed. td__the.epoch grows, so that handles of the parent are told from its own.
+ */
+#include "work/spawner.h"
+#include "work/worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define DAEMON_LIMIT_S 1 /* from SIGTERM to SIGKILL, at the program's end */
+
+td__program td__the = { .options = { .spares = 2 } };
+_Thread_local td_worker *td__self;
+
+static pthread_once_t ready_once = PTHREAD_ONCE_INIT;
+static pthread_key_t stand_in_key;             /* frees the stand-in of a thread that Tandem did not start */
+static td_worker *main_worker, *parent_worker; /* made at first use, under main_lock; kept */
+static td__lock main_lock;
+static _Thread_local bool is_main_thread;
+
+/* --- arguments ---------------------------------------------------------------------------------------------- */
+
+/* The loader hands the arguments to constructors, before main: the spawner is started with the same. */
+__attribute__((constructor)) static void keep_arguments(int argc, char **argv, char **environment)
+{
+    (void)environment;
+    td__the.argc = argc;
+    td__the.argv = argv;
+    is_main_thread = true;
+}
+
+/* --- workers that were not started ---------------------------------------------------------------------------- */
+
+static td_worker *make_stand_in(const char *name, td_worker_kind kind, bool daemon, pid_t pid)
+{
+    td_worker *worker = td__alloc(sizeof *worker);
+    if (!worker)
+        return NULL;
+    worker->references = 1;
+    worker->epoch = td__the.epoch;
+    worker->kind = kind;
+    worker->stand_in = true;
+    worker->daemon = daemon;
+    worker->phase = TD__STARTED;
+    worker->sentinel = -1;
+    worker->pid = pid;
+    worker->native_id = pid;
+    td__format(worker->name, sizeof worker->name, "%s", name);
+    return worker;
+}
+
+static void forget_stand_in(void *worker)
+{
+    td__worker_unref(worker);
+}
+
+td_worker *td_main(void)
+{
+    td__program_ready();
+    td__lock_acquire(&main_lock);
+    if (!main_worker)
+        main_worker =
+            make_stand_in(td__the.role == TD__ROLE_WORKER ? "Process" : "MainThread", TD_THREAD, false, td__getpid());
+    td_worker *worker = main_worker;
+    td__lock_release(&main_lock);
+    if (!worker)
+        td__fail(TD_ENOMEM, "out of memory");
+    return worker;
+}
+
+td_worker *td_current(void)
+{
+    if (td__self)
+        return td__self;
+    if (is_main_thread)
+        return td__self = td_main();
+    td__program_ready();
+    char name[TD_NAME_MAX];
+    td__format(name, sizeof name, "Dummy-%d", td__next_number(TD_THREAD));
+    td__self = make_stand_in(name, TD_THREAD, true, td__getpid());
+    if (!td__self) {
+        td__fail(TD_ENOMEM, "out of memory");
+        return NULL;
+    }
+    td__store_relaxed(&td__self->native_id, td__thread_id());
+    td__self->thread = pthread_self();
+    pthread_setspecific(stand_in_key, td__self);
+    return td__self;
+}
+
+td_worker *td_parent(void)
+{
+    return parent_worker;
+}
+
+/* One thread, at a process's beginning. */
+void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid)
+{
+    main_worker = make_stand_in(name, TD_PROCESS, daemon, td__getpid());
+    parent_worker = make_stand_in(parent_name, TD_PROCESS, false, parent_pid);
+    is_main_thread = true;
+    td__self = main_worker;
+}
+
+/* --- forks ----------------------------------------------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+    if (td__the.role == TD__ROLE_SPAWNER)
+        return;
+    td__registry_lock();
+    td__lock_acquire(&main_lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    if (td__the.role == TD__ROLE_SPAWNER)
+        return;
+    td__lock_release(&main_lock);
+    td__registry_unlock();
+}
+
+static void after_fork_in_child(void)
+{
+    if (td__the.role == TD__ROLE_SPAWNER)
+        return; /* it becomes a worker, and says so itself */
+    td__lock_release(&main_lock);
+    td__registry_forget();
+    td__registry_unlock();
+    td__the.epoch++;
+    td__the.role = TD__ROLE_MAIN;
+    td__the.slot = NULL;
+    td__watcher_forget();
+    td__spawners_forget();
+    main_worker = parent_worker = NULL; /* a copy that is lost, not freed: someone may hold it */
+    td__self = NULL;
+    is_main_thread = true;
+}
+
+/* --- the end ----------------------------------------------------------------------------------------------------- */
+
+static bool is_other(const td_worker *worker)
+{
+    return worker != td__self;
+}
+
+static bool holds_up(const td_worker *worker)
+{
+    return !worker->daemon && is_other(worker);
+}
+
+static bool is_daemon_process(const td_worker *worker)
+{
+    return worker->daemon && worker->kind == TD_PROCESS;
+}
+
+static bool unsignalled_daemon(const td_worker *worker)
+{
+    return is_daemon_process(worker) && td__load_relaxed(&worker->stopping) == 0;
+}
+
+static void join_all(void)
+{
+    td_worker *worker;
+    while ((worker = td__registry_find(holds_up)) != NULL) {
+        int code = worker->kind == TD_THREAD ? td__thread_wait(worker, 0) : td__process_wait(worker, 0);
+        td__worker_unref(worker);
+        if (code < 0)
+            break;
+    }
+}
+
+static void end_daemons(void)
+{
+    td_worker *worker;
+    while ((worker = td__registry_find(unsignalled_daemon)) != NULL) {
+        td__process_signal(worker, SIGTERM);
+        td__store_relaxed(&worker->stopping, SIGTERM);
+        td__worker_unref(worker);
+    }
+    int64_t deadline = td__deadline(td_s(DAEMON_LIMIT_S));
+    while ((worker = td__registry_find(is_daemon_process)) != NULL) {
+        if (td__process_wait(worker, deadline) < 0) {
+            td__process_signal(worker, SIGKILL);
+            td__process_wait(worker, 0);
+        }
+        td__store_relaxed(&worker->asked, 1); /* it is the program's end that ended it */
+        td__worker_unref(worker);
+    }
+}
+
+static void finish(void)
+{
+    join_all();
+    end_daemons();
+    td__registry_tell_all();
+    td__spawners_finish();
+}
+
+int td_finish(void)
+{
+    if (td__self && td__self->kind == TD_THREAD && !td__self->stand_in)
+        return td__fail(TD_EDEADLOCK, "td_finish: worker '%s' would wait for itself", td__self->name);
+    if (td__the.role == TD__ROLE_MAIN)
+        finish();
+    else
+        td__program_end_worker();
+    return 0;
+}
+
+int td__program_end_worker(void)
+{
+    join_all();
+    end_daemons();
+    td__registry_tell_all();
+    errno = 0;
+    int error = fflush(NULL) == 0 ? 0 : errno;
+    return error == EBADF ? 0 : error; /* a standard stream that is closed has lost nothing of ours */
+}
+
+static void at_exit(void)
+{
+    if (td__the.role == TD__ROLE_MAIN)
+        finish();
+}
+
+/* --- the beginning ----------------------------------------------------------------------------------------------- */
+
+static void make_ready(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    pthread_key_create(&stand_in_key, forget_stand_in);
+    atexit(at_exit);
+}
+
+void td__program_ready(void)
+{
+    pthread_once(&ready_once, make_ready);
+}
+
+int td_init_with(const td_init_options *options)
+{
+    if (td__the.initialized)
+        return 0;
+    td_init_options given = { .spares = 0 };
+    if (options)
+        memcpy(&given, options, options->struct_size < sizeof given ? options->struct_size : sizeof given);
+    if (given.spares > TD__SPARES_MAX)
+        return td__fail(TD_EINVAL, "td_init: %u spares are more than the limit of %d", given.spares, TD__SPARES_MAX);
+    if (given.spares == 0)
+        given.spares = 2;
+    td__the.options = given;
+    td__signals_ignored(&td__the.born_ignored);
+    is_main_thread = true;
+    td__program_ready();
+    td__the.initialized = true;
+    td__spawner_role();
+    if (!given.start_now)
+        return 0;
+    td__identity identity;
+    if (td__identity_get(&identity) < 0)
+        return td__fail(TD_ESYSTEM, "td_init: cannot start the spawner: read /proc/thread-self/status: %s",
+                        strerror(errno));
+    td__spawner *spawner = td__spawner_get(&identity, "the first");
+    if (!spawner)
+        return td_last_error();
+    td__spawner_unref(spawner);
+    return 0;
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/* Slots and windows of the shared segment; see segment.h for a slot's life. */
+#include "work/segment.h"
+
+#include <errno.h>
+#include <limits.h>
+
+/* A slot's window is mapped by both sides as a whole number of pages. */
+static uint64_t window_offset(uint32_t index, int half)
+{
+    return TD__MAPPED_BYTES + (uint64_t)index * 2 * TD__WINDOW_HALF + (uint64_t)half * TD__WINDOW_HALF;
+}
+
+uint64_t td__segment_file_size(void)
+{
+    return window_offset(TD__SLOTS, 0);
+}
+
+int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
+{
+    for (uint32_t group = 0; group < TD__SLOTS / 64; group++) {
+        for (;;) {
+            uint64_t used = td__load_relaxed(&segment->in_use[group]);
+            if (used == UINT64_MAX)
+                break;
+            uint32_t index = group * 64 + (uint32_t)__builtin_ctzll(~used);
+            td__slot *slot = td__slot_at(segment, index);
+            uint64_t word = td__load_relaxed(&slot->word);
+            /* The map is a hint, set after the word and cleared after it: the word decides. Acquire in the CAS: the
+             * fields are ours to write, after the one that freed the slot has read them. */
+            bool ours =
+                TD__WORD_STATE(word) == TD__FREE &&
+                td__cas_acq_rel(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, TD__BOOTING));
+            td__fetch_or_acq_rel(&segment->in_use[group], (uint64_t)1 << (index % 64));
+            if (!ours) {
+                if (TD__WORD_STATE(td__load_relaxed(&slot->word)) == TD__FREE)
+                    atomic_fetch_and_explicit(&segment->in_use[group], ~((uint64_t)1 << (index % 64)),
+                                              memory_order_acq_rel);
+                continue;
+            }
+            td__store_relaxed(&slot->pid, 0);
+            td__store_relaxed(&slot->done, 0);
+            td__store_relaxed(&slot->ends, 0);
+            td__store_relaxed(&slot->cancel, 0);
+            td__store_relaxed(&slot->has_children, 0);
+            td__store_relaxed(&slot->received, 0);
+            /* Release: the cleared fields, for whoever sees the slot taken. */
+            td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, state));
+            return (int)index;
+        }
+    }
+    errno = ENOSPC;
+    return -1;
+}
+
+void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
+{
+    td__slot *slot = td__slot_at(segment, index);
+    uint32_t other = end == TD__GONE ? TD__RELEASED : TD__GONE;
+    /* Acquire and release: the second one sees all that the first did with the slot, and frees it after both. */
+    uint32_t before = td__fetch_or_acq_rel(&slot->ends, end);
+    if (before & end || !(before & other))
+        return;
+    if (slot->request.in_window)
+        td__punch(file, window_offset(index, 0), TD__WINDOW_HALF);
+    if (slot->reply.in_window)
+        td__punch(file, window_offset(index, 1), TD__WINDOW_HALF);
+    slot->request.in_window = 0;
+    slot->reply.in_window = 0;
+    uint64_t word = td__load_relaxed(&slot->word);
+    td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word), 0, TD__FREE));
+    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_acq_rel);
+}
+
+void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number)
+{
+    slot->signaled = signaled;
+    slot->number = number;
+    /* Release: publishes the two lines above to joiners. */
+    td__fetch_or_acq_rel(&slot->done, how);
+    td__futex_wake(&slot->done, INT_MAX, true);
+    td__futex_wake(&slot->pid, INT_MAX, true);
+}
+
+void *td__window_open(td__segment *segment, int file, uint32_t index, int half, uint64_t size, bool reserve)
+{
+    uint64_t page = td__page_size(), offset = window_offset(index, half);
+    if (size > TD__WINDOW_HALF || offset + size > segment->file_size) {
+        errno = EFBIG;
+        return NULL;
+    }
+    size = (size + page - 1) & ~(page - 1);
+    if (reserve && td__reserve(file, offset, size) < 0)
+        return NULL;
+    void *at = td__map_shared(file, offset, size);
+    if (!at && reserve)
+        td__punch(file, offset, size);
+    return at;
+}

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The spawner: this program started anew, small and with one thread, which forks workers.
+ *
+ * It keeps `spares` warm: workers already forked, each asleep on its lane (a socket whose other end the main process
+ * has), so that a start is one message to a spare. A starter without lanes (a worker), or one that finds no spare,
+ * sends its request to the spawner itself, which forks for it.
+ *
+ * It waits, without a time limit, for: a message, the end of a child, the end of the main process. It is the
+ * parent of all workers: a pid in its table cannot be reused before it has reaped it, which it does only after the slot
+ * says that the process has ended (so that others can check, see td__process_signal). When the main process ends, or
+ * the spawner itself, so do all workers.
+ *
+ * All of this process's memory is single-threaded; what is shared with others is in the segment.
+ */
+#include "work/spawner.h"
+#include "work/module.h"
+#include "work/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+#define TABLE 16384 /* a power of two, twice the slots */
+
+static struct {
+    td__segment *segment;
+    int file, control, peer, main_fd, child_fd; /* peer: the end of control that workers send on */
+    int lanes[TD__SPARES_MAX];
+    int lane_slot[TD__SPARES_MAX]; /* the slot whose process reads the lane, or -1 */
+    pid_t pid;
+    uint32_t live;
+    bool retiring, quitting;
+    bool fork_failed; /* no spares until something has ended */
+    struct {
+        pid_t pid; /* 0 empty, -1 deleted */
+        uint32_t slot;
+    } table[TABLE];
+} spawner;
+
+/* --- the table of children --------------------------------------------------------------------------------- */
+
+static uint32_t place_of(pid_t pid)
+{
+    return ((uint32_t)pid * 2654435761u) & (TABLE - 1);
+}
+
+static void remember(pid_t pid, uint32_t slot)
+{
+    uint32_t at = place_of(pid);
+    while (spawner.table[at].pid > 0)
+        at = (at + 1) & (TABLE - 1);
+    spawner.table[at].pid = pid;
+    spawner.table[at].slot = slot;
+    spawner.live++;
+}
+
+static int forget(pid_t pid)
+{
+    for (uint32_t at = place_of(pid), n = 0; spawner.table[at].pid != 0 && n < TABLE;
+         at = (at + 1) & (TABLE - 1), n++) {
+        if (spawner.table[at].pid != pid)
+            continue;
+        /* Deleted places are needed only before a used one. */
+        spawner.table[at].pid = spawner.table[(at + 1) & (TABLE - 1)].pid == 0 ? 0 : -1;
+        spawner.live--;
+        return (int)spawner.table[at].slot;
+    }
+    return -1;
+}
+
+static void kill_all(void)
+{
+    for (uint32_t at = 0; at < TABLE; at++)
+        if (spawner.table[at].pid > 0)
+            td__kill(spawner.table[at].pid, SIGKILL);
+}
+
+/* --- children ---------------------------------------------------------------------------------------------- */
+
+/* What every child does first: it dies with the spawner, has the program's signals and none of our descriptors but
+ * `file`, the way to ask for workers, and `keep`. */
+static void become_worker(uint32_t index, int keep)
+{
+    if (!td__die_with_parent(spawner.pid))
+        td__exit_now(1);
+    td__slot *slot = td__slot_at(spawner.segment, index);
+    td__store_release(&slot->pid, (uint32_t)td__getpid());
+    td__signals_reset(&spawner.segment->born_ignored);
+    td__close(spawner.control);
+    td__close(spawner.main_fd);
+    td__close(spawner.child_fd);
+    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++)
+        if (spawner.lanes[lane] != keep)
+            td__close(spawner.lanes[lane]);
+}
+
+static _Noreturn void be_spare(uint32_t index, uint32_t lane)
+{
+    int socket = spawner.lanes[lane];
+    become_worker(index, socket);
+    td__thread_name("tandem-spare");
+    td__slot *slot = td__slot_at(spawner.segment, index);
+    uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
+    uint64_t booting = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
+    /* Release: pid, for the starter that takes this spare. It fails if the spawner retires and wants us gone. */
+    if (!td__cas_acq_rel(&slot->word, &booting, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)))
+        td__exit_now(0);
+    td__store_release(&spawner.segment->spare_slots[lane], index + 1);
+    for (;;) {
+        td__message message;
+        int fds[TD__MESSAGE_FDS];
+        size_t count = TD__COUNT(fds);
+        ssize_t n = td__receive(socket, &message, sizeof message, fds, &count, true);
+        if (n < 0 && errno != EMFILE && errno != ENOBUFS)
+            td__exit_now(1);
+        if (n == 0)
+            td__exit_now(0); /* the main process has gone */
+        if (n == (ssize_t)sizeof message && message.slot == index && message.generation == generation) {
+            td__close(socket);
+            td__store_release(&slot->received, 1);
+            td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
+            td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
+            td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
+        }
+        /* Meant for one that was here before us and died; or it could not be received whole, and then the work is
+         * done without streams, which td__task_run reports. */
+        for (size_t i = 0; i < count; i++)
+            td__close(fds[i]);
+        if (n < 0) {
+            message = (td__message){ .what = TD__START, .slot = index, .generation = generation, .streams = ~0u };
+            td__store_release(&slot->received, 1);
+            td__task_run(spawner.segment, spawner.file, index, &message, NULL, 0);
+        }
+    }
+}
+
+/* A lane is free when nobody reads it, or its reader has read what was meant for it. */
+static int free_lane(void)
+{
+    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++) {
+        int index = spawner.lane_slot[lane];
+        if (index >= 0 && td__load_acquire(&td__slot_at(spawner.segment, (uint32_t)index)->received))
+            index = spawner.lane_slot[lane] = -1;
+        if (index < 0)
+            return (int)lane;
+    }
+    return -1;
+}
+
+static void give_back(uint32_t index)
+{
+    td__slot_end(spawner.segment, spawner.file, index, TD__RELEASED);
+    td__slot_end(spawner.segment, spawner.file, index, TD__GONE);
+}
+
+static bool make_spare(void)
+{
+    int lane = free_lane();
+    if (lane < 0)
+        return false;
+    int index = td__slot_take(spawner.segment, TD__OWNER_SPAWNER, TD__BOOTING);
+    if (index < 0)
+        return false;
+    pid_t pid = td__fork();
+    if (pid == 0)
+        be_spare((uint32_t)index, (uint32_t)lane);
+    if (pid < 0) {
+        spawner.fork_failed = true;
+        give_back((uint32_t)index);
+        return false;
+    }
+    remember(pid, (uint32_t)index);
+    spawner.lane_slot[lane] = index;
+    return true;
+}
+
+static bool owner_lives(unsigned owner)
+{
+    if (owner == TD__OWNER_MAIN)
+        return true;
+    if (owner == 0 || owner > TD__SLOTS)
+        return false;
+    td__slot *slot = td__slot_at(spawner.segment, owner - 1);
+    return TD__WORD_STATE(td__load_acquire(&slot->word)) == TD__TAKEN && !(td__load_acquire(&slot->done) & TD__ENDED);
+}
+
+static void start(const td__message *message, int *fds, size_t count)
+{
+    /* The number comes from another process. */
+    if (message->slot >= TD__SLOTS)
+        return;
+    td__slot *slot = td__slot_at(spawner.segment, message->slot);
+    uint64_t word = td__load_acquire(&slot->word);
+    if (TD__WORD_STATE(word) != TD__TAKEN || TD__WORD_GENERATION(word) != message->generation)
+        return;
+    if (!owner_lives(TD__WORD_OWNER(word))) {
+        td__slot_ended(slot, TD__ENDED | TD__NOT_STARTED, false, ECANCELED);
+        give_back(message->slot);
+        return;
+    }
+    pid_t pid = td__fork();
+    if (pid == 0) {
+        become_worker(message->slot, -1);
+        td__store_release(&slot->received, 1);
+        td__task_run(spawner.segment, spawner.file, message->slot, message, fds, count);
+    }
+    if (pid < 0) {
+        td__slot_ended(slot, TD__ENDED | TD__NOT_STARTED, false, errno);
+        td__slot_end(spawner.segment, spawner.file, message->slot, TD__GONE);
+        return;
+    }
+    spawner.fork_failed = false;
+    remember(pid, message->slot);
+    td__store_release(&slot->pid, (uint32_t)pid);
+    td__futex_wake(&slot->pid, INT_MAX, true);
+}
+
+/* What a dead worker had started ends with it, and nobody will ask for it. */
+static void end_children_of(uint32_t index)
+{
+    for (uint32_t i = 0; i < TD__SLOTS; i++) {
+        if (!(td__load_relaxed(&spawner.segment->in_use[i / 64]) >> (i % 64) & 1))
+            continue;
+        td__slot *slot = td__slot_at(spawner.segment, i);
+        uint64_t word = td__load_acquire(&slot->word);
+        if (TD__WORD_OWNER(word) != index + 1 || TD__WORD_STATE(word) == TD__FREE)
+            continue;
+        uint32_t done = td__load_acquire(&slot->done), pid = td__load_acquire(&slot->pid);
+        if (!(done & TD__ENDED) && pid != 0)
+            td__kill((pid_t)pid, SIGKILL);
+        else if (!(done & TD__ENDED)) /* taken, but its request has not reached us and never will, or is refused */
+            td__slot_end(spawner.segment, spawner.file, i, TD__GONE);
+        td__slot_end(spawner.segment, spawner.file, i, TD__RELEASED);
+    }
+}
+
+static void child_ended(const td__death *death)
+{
+    int index = forget(death->pid);
+    if (index < 0) {
+        td__child_reap(death->pid);
+        return;
+    }
+    td__slot *slot = td__slot_at(spawner.segment, (uint32_t)index);
+    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++) {
+        uint32_t hint = (uint32_t)index + 1;
+        td__cas_acq_rel(&spawner.segment->spare_slots[lane], &hint, 0);
+        if (spawner.lane_slot[lane] == index)
+            spawner.lane_slot[lane] = -1;
+    }
+    /* A spare that nobody took is ours: it becomes free with the second end. Taken meanwhile, it is a worker's death.
+     */
+    uint64_t word = td__load_acquire(&slot->word);
+    while (TD__WORD_OWNER(word) == TD__OWNER_SPAWNER && TD__WORD_STATE(word) != TD__FREE &&
+           !td__cas_acq_rel(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word), TD__OWNER_SPAWNER, TD__TAKEN)))
+        ;
+    bool unused = TD__WORD_OWNER(word) == TD__OWNER_SPAWNER;
+    if (unused)
+        td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__RELEASED);
+    td__slot_ended(slot, TD__ENDED, death->signaled, death->number);
+    bool has_children = td__load_acquire(&slot->has_children) != 0;
+    /* Only now may the pid be used again. */
+    td__child_reap(death->pid);
+    if (has_children)
+        end_children_of((uint32_t)index);
+    td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__GONE);
+    spawner.fork_failed = false;
+}
+
+/* --- the loop ---------------------------------------------------------------------------------------------- */
+
+static void take_messages(void)
+{
+    for (;;) {
+        td__message message;
+        int fds[TD__MESSAGE_FDS];
+        size_t count = TD__COUNT(fds);
+        ssize_t n = td__receive(spawner.control, &message, sizeof message, fds, &count, false);
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n == (ssize_t)sizeof message && message.what == TD__START)
+            start(&message, fds, count);
+        else if (n == (ssize_t)sizeof message && message.what == TD__RETIRE)
+            spawner.retiring = true;
+        else if (n == (ssize_t)sizeof message && message.what == TD__QUIT)
+            spawner.retiring = spawner.quitting = true;
+        for (size_t i = 0; i < count; i++)
+            td__close(fds[i]);
+        if (n <= 0)
+            return;
+    }
+}
+
+static void end_spares(void)
+{
+    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++) {
+        int index = spawner.lane_slot[lane];
+        if (index < 0)
+            continue;
+        td__slot *slot = td__slot_at(spawner.segment, (uint32_t)index);
+        uint64_t word = td__load_acquire(&slot->word);
+        /* Taking it first: a starter that still knows us may be about to. */
+        while (TD__WORD_STATE(word) == TD__BOOTING || TD__WORD_STATE(word) == TD__SPARE)
+            if (td__cas_acq_rel(&slot->word, &word,
+                                TD__WORD(TD__WORD_GENERATION(word), TD__OWNER_SPAWNER, TD__TAKEN))) {
+                td__kill((pid_t)td__load_acquire(&slot->pid), SIGKILL);
+                break;
+            }
+    }
+}
+
+static _Noreturn void serve(void)
+{
+    for (;;) {
+        td__death death;
+        while (td__child_ended(&death) == 1)
+            child_ended(&death);
+        take_messages();
+        if (spawner.quitting)
+            kill_all();
+        else if (spawner.retiring)
+            end_spares();
+        if (spawner.retiring && spawner.live == 0)
+            td__exit_now(0);
+        if (!spawner.retiring && !spawner.fork_failed && make_spare())
+            continue; /* another look before the next one: requests come first */
+        int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
+        bool ready[3];
+        td__poll(fds, ready, 3, 0);
+        if (ready[1]) { /* the main process has ended */
+            kill_all();
+            td__exit_now(0);
+        }
+        if (ready[2])
+            td__signal_fd_clear(spawner.child_fd);
+    }
+}
+
+/* --- beginning --------------------------------------------------------------------------------------------- */
+
+/* Our descriptors go where the program's own will hardly be. */
+static int move_high(int fd, int base)
+{
+    int high = td__dup_from(fd, base);
+    if (high < 0)
+        return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : fd;
+    td__close(fd);
+    return high;
+}
+
+static int descriptor_base(void)
+{
+    td__limit limits[TD__LIMITS];
+    td__limits_get(limits);
+    uint64_t top = limits[TD__LIMIT_NOFILE].soft < 1024 ? limits[TD__LIMIT_NOFILE].soft : 1024;
+    return top > 48 ? (int)top - 32 : 3;
+}
+
+static void announce(uint32_t what, int code, const int *fds, size_t count)
+{
+    td__message message = { .what = what, .code = code };
+    if (td__send(spawner.control, &message, sizeof message, fds, count) < 0)
+        td__exit_now(1);
+}
+
+static void publish(void)
+{
+    td__segment *segment = spawner.segment;
+    segment->module_count = td__module_list(segment->modules, TD__MODULES_MAX);
+    segment->nice = td__nice_get();
+    segment->umask = td__umask_set(022);
+    td__umask_set(segment->umask);
+    segment->affinity_size = (uint32_t)td__affinity_get(segment->affinity);
+    td__limits_get(segment->limits);
+    td__identity identity;
+    if (td__identity_get(&identity) == 0)
+        segment->capabilities = identity.capabilities;
+}
+
+void td__spawner_role(void)
+{
+    const char *marker = getenv(TD__MARKER);
+    if (!marker)
+        return;
+    bool named = strcmp(marker, "3") == 0;
+    unsetenv(TD__MARKER);
+    uint64_t size;
+    if (!named || getauxval(AT_SECURE) || !td__is_memory_file(3, &size) || size < TD__MAPPED_BYTES)
+        return;
+    td__segment *segment = td__map_shared(3, 0, TD__MAPPED_BYTES);
+    if (!segment)
+        return;
+    if (segment->magic != TD__SEGMENT_MAGIC || segment->file_size > size || segment->spares < 1 ||
+        segment->spares > TD__SPARES_MAX) {
+        td__unmap(segment, TD__MAPPED_BYTES);
+        return;
+    }
+    td__the.role = TD__ROLE_SPAWNER;
+    td__fault_move(segment->faults, false);
+    spawner.segment = segment;
+    spawner.pid = td__getpid();
+    sigset_t ignore;
+    td__signals_block(&ignore);
+    td__signals_ignore_terminal();
+    int base = descriptor_base();
+    spawner.file = move_high(3, base);
+    spawner.control = move_high(4, base);
+    spawner.peer = move_high(5, base);
+    spawner.main_fd = move_high(6, base);
+    spawner.child_fd = td__signal_fd_child();
+    if (spawner.child_fd < 0)
+        td__exit_now(1);
+    spawner.child_fd = move_high(spawner.child_fd, base);
+    td__thread_name("tandem-spawner");
+    announce(TD__HELLO, 0, NULL, 0);
+    int code = td__the.options.prepare ? td__the.options.prepare() : 0;
+    fflush(NULL); /* what .prepare printed would else come out of every worker */
+    td__dup_to(0, 2);
+    if (chdir("/") < 0)
+        td__thread_name("tandem-spawner");
+    publish();
+    td__spawner_inherit(segment, spawner.file, spawner.peer);
+    int starters[TD__SPARES_MAX];
+    for (uint32_t lane = 0; lane < segment->spares; lane++) {
+        int pair[2];
+        if (td__socket_pair(pair) < 0)
+            td__exit_now(1);
+        starters[lane] = pair[0];
+        spawner.lanes[lane] = move_high(pair[1], base);
+        spawner.lane_slot[lane] = -1;
+    }
+    announce(TD__READY, code, starters, segment->spares);
+    for (uint32_t lane = 0; lane < segment->spares; lane++)
+        td__close(starters[lane]);
+    if (code != 0)
+        td__exit_now(1);
+    serve();
+}

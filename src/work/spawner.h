@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A spawner, as the processes see it that ask it for workers: the main process, and workers that start workers.
+ *
+ * The current spawner is the one that new workers come from. If the starter's user, namespaces, cgroup, root directory
+ * or sandbox are no longer those it was started with, it is retired (it ends after its last worker) and another one is
+ * started in its place.
+ */
+#ifndef TD_WORK_SPAWNER_H
+#define TD_WORK_SPAWNER_H
+
+#include "sync/lock.h"
+#include "work/segment.h"
+
+typedef struct td__spawner {
+    _Atomic uint32_t references; /* one as a member of the watcher's list, one a worker, one while current */
+    td__segment *segment;
+    int file;                  /* the segment's */
+    int control;               /* to the spawner */
+    int lanes[TD__SPARES_MAX]; /* to its spares; none in workers */
+    uint32_t lane_count;
+    int pid_fd; /* of the spawner; -1 in workers, which die with it */
+    pid_t pid;
+    pid_t holder;
+    void *holder_stack;
+    uint64_t identity; /* of the thread that started it */
+    char *environment; /* what it was started with: strings in a row */
+    size_t environment_size;
+    _Atomic uint32_t dead; /* set by the watcher */
+    bool inherited;        /* in a worker: the one it came from */
+} td__spawner;
+
+/* --- launch.c ---------------------------------------------------------------------------------------------- */
+
+/* The current spawner for a starter of this identity, referenced; started if need be. NULL: the thread's error is set.
+ */
+td__spawner *td__spawner_get(const td__identity *identity, const char *for_whom);
+void td__spawner_unref(td__spawner *spawner);
+
+/* Retires the current one; with `finish`, kills what is left of all of them and waits until they are gone. */
+void td__spawners_finish(void);
+void td__spawners_forget(void);                                        /* in a forked child */
+void td__spawner_inherit(td__segment *segment, int file, int control); /* in the spawner, for its workers */
+
+/* The strings of an environment in a row, as they are now: their number and size; copied if there is room. */
+size_t td__environment_flatten(char *to, size_t room, uint32_t *count);
+bool td__environment_is(const char *flat, size_t size);
+
+/* Marks every worker of a dead spawner as gone. */
+void td__spawner_lost(td__spawner *spawner);
+
+#define TD__MARKER "TANDEM_SPAWNER"
+
+/* --- spawner.c, task.c ------------------------------------------------------------------------------------- */
+
+/* Called by td_init: if this process was started as a spawner, takes that role and does not return. */
+void td__spawner_role(void);
+
+/* In a worker process: takes up the work in the slot, with the descriptors that came with the message, and ends. */
+_Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,
+                            size_t fd_count);
+
+/* --- watcher.c --------------------------------------------------------------------------------------------- */
+
+/* The thread that waits for the deaths of spawners and of workers made by the fork method. */
+int td__watch_spawner(td__spawner *spawner);
+struct td__fork_record;
+int td__watch_fork(struct td__fork_record *record);
+void td__watcher_stop(void);   /* when nothing is watched any more */
+void td__watcher_forget(void); /* in a forked child */
+
+/* Of forked.c: the descriptor that tells the end of its process, and what is to be done then. */
+int td__fork_record_fd(const struct td__fork_record *record);
+void td__fork_record_ended(struct td__fork_record *record);
+void td__fork_record_forget(struct td__fork_record *record);
+
+#endif

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A worker process's life: it takes over the starter's circumstances, runs its target, publishes the outcome and ends.
+ *
+ * Order at the end: the program's own end (threads joined, stdio flushed), then the outcome, then _exit. So whoever
+ * has joined finds all output written. What goes wrong before the target runs is the worker's failure, with a sentence.
+ */
+#include "work/spawner.h"
+#include "work/module.h"
+#include "work/worker.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+
+extern char **environ;
+
+typedef struct task {
+    td__segment *segment;
+    int file;
+    uint32_t index;
+    td__slot *slot;
+    td__request request; /* a copy: from here on nobody else can change it */
+    const char *arg, *environment, *module;
+    char why[TD_MESSAGE_MAX]; /* what failed, if something did */
+} task;
+
+static _Noreturn void publish(task *task, td_state state, int code, const td_call *call, const char *message)
+{
+    td__reply *reply = &task->slot->reply;
+    int error = td__program_end_worker();
+    char flush[TD_MESSAGE_MAX];
+    if (error && state == TD_RETURNED) {
+        td__format(flush, sizeof flush, "cannot write all of its output: %s", strerror(error));
+        state = TD_FAILED;
+        code = TD_ESYSTEM;
+        message = flush;
+    }
+    reply->in_window = 0;
+    reply->result_size = 0;
+    reply->result_kind = TD_KIND_NONE;
+    if (call && call->result) {
+        void *to = task->slot->result_data;
+        if (call->result_size > sizeof task->slot->result_data) {
+            to = td__window_open(task->segment, task->file, task->index, 1, call->result_size, true);
+            reply->in_window = to != NULL;
+        }
+        if (to) {
+            memcpy(to, call->result, call->result_size);
+            reply->result_size = call->result_size;
+            reply->result_kind = (uint32_t)call->result_kind;
+        } else if (state == TD_RETURNED) {
+            td__format(flush, sizeof flush, "no memory for a result of %zu bytes: %s", call->result_size,
+                       strerror(errno));
+            state = TD_FAILED;
+            code = TD_ENOMEM;
+            message = flush;
+        }
+    }
+    reply->state = (uint32_t)state;
+    reply->code = code;
+    td__format(reply->message, sizeof reply->message, "%s", message);
+    /* Release: publishes the reply; acquired by the joiner in process.c. */
+    td__fetch_or_acq_rel(&task->slot->done, TD__PUBLISHED);
+    td__futex_wake(&task->slot->done, INT_MAX, true);
+    td__exit_now(td__exitcode_of(code));
+}
+
+static _Noreturn void cannot(task *task, int code, const char *what, int error)
+{
+    char message[TD_MESSAGE_MAX];
+    if (error)
+        td__format(message, sizeof message, "could not start: %s: %s", what, strerror(error));
+    else
+        td__format(message, sizeof message, "could not start: %s", what);
+    publish(task, TD_FAILED, code, NULL, message);
+}
+
+static void take_streams(task *task, const td__message *message, const int *fds, size_t count)
+{
+    size_t next = 0, expected = 0;
+    for (int bit = 0; bit < 4; bit++)
+        expected += message->streams >> bit & 1;
+    bool whole = expected == count && message->streams < 16;
+    for (int stream = 0; stream < 3; stream++) {
+        if (whole && message->streams >> stream & 1) {
+            if (td__dup_to(fds[next], stream) < 0)
+                cannot(task, TD_ESYSTEM, "dup2", errno);
+            next++;
+        } else {
+            td__close(stream);
+        }
+    }
+    if (!whole)
+        cannot(task, TD_EDESCRIPTOR, "its streams did not arrive", EMFILE);
+    if (message->streams & 8 && td__chdir_fd(fds[next]) < 0)
+        cannot(task, TD_ESYSTEM, "fchdir", errno);
+    for (size_t i = 0; i < count; i++)
+        td__close(fds[i]);
+}
+
+static void take_limits(task *task)
+{
+    const td__segment *segment = task->segment;
+    for (int which = 0; which < TD__LIMITS; which++) {
+        td__limit wanted = task->request.limits[which], now = segment->limits[which];
+        if (which == TD__LIMIT_CORE && !segment->core_dumps && wanted.soft > 0)
+            wanted.soft = wanted.hard > 0 ? 1 : 0; /* 1, not 0: then nothing goes to a pipe either */
+        if (wanted.soft == now.soft && wanted.hard == now.hard)
+            continue;
+        if (td__limit_set(which, wanted) < 0)
+            cannot(task, TD_EACCESS, td__limit_name(which), errno);
+    }
+}
+
+static void take_circumstances(task *task)
+{
+    const td__segment *segment = task->segment;
+    const td__request *request = &task->request;
+    if (request->umask != segment->umask)
+        td__umask_set(request->umask);
+    if (request->affinity_size > 0 && request->affinity_size <= sizeof request->affinity &&
+        (request->affinity_size != segment->affinity_size ||
+         memcmp(request->affinity, segment->affinity, request->affinity_size) != 0) &&
+        td__affinity_set(request->affinity, request->affinity_size) < 0)
+        cannot(task, TD_EACCESS, "sched_setaffinity", errno);
+    if (request->nice != segment->nice && td__nice_set(request->nice) < 0)
+        cannot(task, TD_EACCESS, "setpriority", errno);
+    take_limits(task);
+    td__capabilities now = segment->capabilities, wanted = request->capabilities;
+    wanted.permitted &= now.permitted; /* the exec may have given more than the starter has, never what it lacks */
+    wanted.effective &= wanted.permitted;
+    wanted.inheritable &= now.inheritable | now.permitted;
+    if (memcmp(&now, &wanted, sizeof now) != 0 && td__capabilities_set(&wanted) < 0)
+        cannot(task, TD_EACCESS, "capset", errno);
+}
+
+static void take_environment(task *task)
+{
+    const td__request *request = &task->request;
+    if (!request->own_environment)
+        return;
+    /* Both stay for the rest of the process's life. */
+    char **entries = td__alloc(((size_t)request->environment_count + 1) * sizeof *entries);
+    char *strings = td__alloc(request->environment_size + 1);
+    if (!entries || !strings)
+        cannot(task, TD_ENOMEM, "no memory for the environment", 0);
+    memcpy(strings, task->environment, request->environment_size);
+    const char *end = strings + request->environment_size;
+    uint32_t n = 0;
+    for (char *at = strings; at < end && n < request->environment_count; at += strlen(at) + 1)
+        entries[n++] = at;
+    environ = entries;
+}
+
+static void open_payload(task *task)
+{
+    const td__request *request = &task->request;
+    uint64_t size = td__align16(request->arg_size) + td__align16(request->environment_size) + request->module_size;
+    const char *at = (const char *)task->slot->request_data;
+    if (request->in_window) {
+        at = td__window_open(task->segment, task->file, task->index, 0, size, false);
+        if (!at)
+            cannot(task, TD_ENOMEM, "mmap", errno);
+    } else if (size > sizeof task->slot->request_data) {
+        cannot(task, TD_EINVAL, "its request is damaged", 0);
+    }
+    task->arg = at;
+    task->environment = at + td__align16(request->arg_size);
+    task->module = task->environment + td__align16(request->environment_size);
+}
+
+static td_target *find_target(task *task)
+{
+    const td__request *request = &task->request;
+    if (request->target)
+        return (td_target *)(uintptr_t)request->target;
+    if (request->module_size == 0 || task->module[request->module_size - 1] != 0 ||
+        request->build_id_size > sizeof request->build_id)
+        cannot(task, TD_EINVAL, "its request is damaged", 0);
+    void *found = td__module_load(task->module, request->build_id, request->build_id_size, request->target_offset,
+                                  task->why, sizeof task->why);
+    if (!found)
+        cannot(task, TD_ETARGET, task->why, 0);
+    return (td_target *)(uintptr_t)found;
+}
+
+_Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,
+                            size_t fd_count)
+{
+    static task task; /* one worker a process; off the stack, which deep targets may need */
+    td__slot *slot = td__slot_at(segment, index);
+    task.segment = segment;
+    task.file = file;
+    task.index = index;
+    task.slot = slot;
+    task.request = slot->request; /* published by the message that brought us here */
+    td__request *request = &task.request;
+    request->name[sizeof request->name - 1] = 0;
+    request->parent_name[sizeof request->parent_name - 1] = 0;
+    td__the.role = TD__ROLE_WORKER;
+    td__the.segment = segment;
+    td__the.slot = slot;
+    td__the.slot_index = index;
+    td__main_reset(request->name, request->daemon != 0, request->parent_name, request->parent_pid);
+    take_streams(&task, message, fds, fd_count);
+    take_circumstances(&task);
+    open_payload(&task);
+    take_environment(&task);
+    td__thread_name(request->name);
+    td__signals_clear();
+    td_target *target = find_target(&task);
+    static td_call call;
+    call = (td_call){ .arg = task.arg,
+                      .arg_size = request->arg_size,
+                      .arg_kind = (int)request->arg_kind,
+                      .name = request->name,
+                      .cancel = &slot->cancel };
+    uint32_t epoch = td__the.epoch;
+    int code;
+    td_state state = td__call_run(&call, target, &code);
+    if (td__the.epoch != epoch) {
+        /* The target forked, and this is the child: the outcome is its parent's to publish. */
+        fflush(NULL);
+        td__exit_now(td__exitcode_of(code));
+    }
+    publish(&task, state, code, &call, call.message);
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A worker's handle, and what the files of this layer offer each other:
+ *   worker.c    the public calls          call.c       what a target sees
+ *   thread.c    workers on threads        process.c    workers in processes, as their starter sees them
+ *   registry.c  the living workers        forked.c     the fork method
+ *   program.c   init, finish, user forks  launch.c     starting a spawner; spawner.c what it does; task.c its workers
+ *   watcher.c   the deaths of spawners and forked workers         module.c  functions across an exec
+ */
+#ifndef TD_WORK_WORKER_H
+#define TD_WORK_WORKER_H
+
+#include <setjmp.h>
+#include <tandem.h>
+#include "os/os.h"
+#include "sync/lock.h"
+#include "work/segment.h"
+
+/* Where a worker is in its life. STARTING keeps a second start out. */
+enum { TD__CREATED = 0, TD__STARTING = 1, TD__STARTED = 2, TD__COLLECTED = 3 };
+
+/* Who joins the thread: pthread_join works once. */
+enum { TD__UNJOINED = 0, TD__JOINING = 1, TD__JOINED = 2 };
+
+struct td__spawner;
+struct td__fork_record;
+
+struct td_worker {
+    /* One for each handle the user holds, one while the worker runs. The last one frees. */
+    _Atomic uint32_t references;
+    uint32_t epoch;         /* fixed: which forked child (program.c) it belongs to */
+    td_worker_kind kind;    /* fixed */
+    td_method method;       /* fixed */
+    bool stand_in;          /* fixed: a thread that Tandem did not start, or a main thread */
+    td_target *target;      /* fixed */
+    size_t stack_size;      /* fixed */
+    char name[TD_NAME_MAX]; /* until the start */
+    bool daemon;            /* until the start */
+    int list; /* under the registry's lock, as the two links: 0 in none, 1 living, 2 ended and not freed */
+    td_worker *previous, *next;
+
+    _Atomic uint32_t phase;    /* TD__CREATED ...; release by whoever moves it on, acquire by readers of what follows */
+    _Atomic uint32_t asked;    /* somebody has looked at the outcome */
+    _Atomic uint32_t told;     /* the failure hook has been told */
+    _Atomic uint32_t stopping; /* the last signal that td_kill and the like sent, or 0 */
+    _Atomic uint32_t cancel;   /* threads: what td_cancelled reads */
+
+    pthread_t thread;          /* of the started thread */
+    _Atomic uint32_t joining;  /* futex: TD__UNJOINED ... */
+    _Atomic int32_t native_id; /* 0 until known */
+    _Atomic int32_t pid;
+
+    td__lock lock;                       /* guards the rest of a process worker */
+    struct td__spawner *spawner;         /* forkserver: referenced until collected */
+    struct td__fork_record *fork_record; /* fork: owned until collected */
+    td__slot *slot;
+    uint32_t slot_index, pins; /* threads inside a wait on the slot */
+    int sentinel;              /* descriptor or -1 */
+    bool sentinel_signalled;
+    bool closed;
+
+    /* The outcome: written once before phase becomes TD__COLLECTED (release), read after (acquire). */
+    td_state outcome;
+    int code, exitcode, signal;
+    void *result;
+    size_t result_size;
+    int result_kind;
+    char message[TD_MESSAGE_MAX];
+    char sentence[TD_MESSAGE_MAX + TD_NAME_MAX + 96]; /* under lock: what td_describe made of it */
+
+    int arg_kind;
+    size_t arg_size;
+    _Alignas(16) unsigned char arg[];
+};
+
+/* --- call.c ------------------------------------------------------------------------------------------------ */
+
+struct td_call {
+    const void *arg;
+    size_t arg_size;
+    int arg_kind;
+    const char *name;
+    const _Atomic uint32_t *cancel;
+    void *result; /* allocated */
+    size_t result_size;
+    int result_kind;
+    int failed; /* of td_fail, or 0 */
+    char message[TD_MESSAGE_MAX];
+    jmp_buf leave; /* where a mismatch of kinds goes */
+};
+
+/* Runs the target to its end. Returns TD_RETURNED, TD_FAILED or TD_CANCELLED, and the code. */
+td_state td__call_run(td_call *call, td_target *target, int *code);
+
+/* --- program.c --------------------------------------------------------------------------------------------- */
+
+enum { TD__ROLE_MAIN = 0, TD__ROLE_SPAWNER = 1, TD__ROLE_WORKER = 2 };
+
+typedef struct td__program {
+    bool initialized;
+    int role;
+    uint32_t epoch; /* grows in each child that the program forks itself */
+    td_init_options options;
+    sigset_t born_ignored;
+    int argc;
+    char **argv;
+    /* in a worker process */
+    td__segment *segment;
+    td__slot *slot;
+    uint32_t slot_index;
+} td__program;
+extern td__program td__the;
+
+/* Registers the fork handlers and the end of the program, once. */
+void td__program_ready(void);
+
+/* A worker process's end: joins its non-daemon workers, ends its daemons, flushes stdio. 0, or the errno of the flush.
+ */
+int td__program_end_worker(void);
+
+/* The main worker of this process, set anew in a worker process. */
+void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid);
+extern _Thread_local td_worker *td__self;
+
+/* --- worker.c ---------------------------------------------------------------------------------------------- */
+
+void td__worker_unref(td_worker *worker);
+void td__worker_ref(td_worker *worker);
+/* Tells the failure hook if it failed and nobody asked; once. */
+void td__worker_tell(td_worker *worker);
+int td__exitcode_of(int code);
+int td__next_number(td_worker_kind kind);
+
+/* --- registry.c -------------------------------------------------------------------------------------------- */
+
+void td__registry_add(td_worker *worker);
+void td__registry_remove(td_worker *worker);
+/* The first living worker that passes the test, referenced, or NULL. The test runs under the lock. */
+typedef bool td__worker_test(const td_worker *worker);
+td_worker *td__registry_find(td__worker_test *test);
+size_t td__registry_list(td_worker **workers, size_t capacity, td__worker_test *test);
+void td__registry_lock(void);
+void td__registry_unlock(void);
+void td__registry_forget(void);            /* in a forked child: all workers were the parent's */
+void td__registry_drop(td_worker *worker); /* its handle is about to be freed */
+/* Tells the failure hook of all workers that have ended and that nobody asked about. */
+void td__registry_tell_all(void);
+
+/* --- thread.c ---------------------------------------------------------------------------------------------- */
+
+int td__thread_start(td_worker *worker);
+int td__thread_wait(td_worker *worker, int64_t deadline);
+void td__thread_last_reference(td_worker *worker);
+
+/* --- process.c --------------------------------------------------------------------------------------------- */
+
+int td__process_start(td_worker *worker);
+int td__process_wait(td_worker *worker, int64_t deadline);
+bool td__process_ended(td_worker *worker);       /* collects it if so */
+bool td__process_lives(const td_worker *worker); /* only looks */
+int td__process_signal(td_worker *worker, int signal);
+int td__process_sentinel(td_worker *worker);
+void td__process_let_go(td_worker *worker); /* before the handle is freed */
+
+/* Fails with the sentence "cannot start worker 'name': stage: reason (the limit that was hit)"; returns the code. */
+int td__start_failed(const td_worker *worker, const char *stage, int error);
+
+/* --- forked.c ---------------------------------------------------------------------------------------------- */
+
+int td__forked_start(td_worker *worker);
+void td__forked_release(struct td__fork_record *record);
+pid_t td__forked_pid(const struct td__fork_record *record);
+const void *td__forked_window(const struct td__fork_record *record, uint64_t size); /* NULL: the size cannot be */
+
+#endif
