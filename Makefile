@@ -37,7 +37,7 @@ bench: build
 
 install: build
 	$(cmake) --install build --prefix $(PREFIX)
-	@test -n "$(DESTDIR)" || test "$$(id -u)" != 0 || ldconfig
+	@test -n "$(DESTDIR)" || test "$$(id -u)" != 0 || PATH="$$PATH:/sbin" ldconfig
 
 format:
 	@tools/install-deps format

@@ -136,6 +136,9 @@ bool event_wait_for(int n, double seconds)
 
 /* --- checks ------------------------------------------------------------------------------------------------ */
 
+/* Where the case's process reports, even while it plays with its standard streams; inherited by its forks only. */
+static int report_fd = 2;
+
 /* One write, so that lines of several processes do not mix. */
 static void say(const char *format, va_list list)
 {
@@ -146,7 +149,7 @@ static void say(const char *format, va_list list)
     if (n > (int)sizeof line - 2)
         n = (int)sizeof line - 2;
     line[n++] = '\n';
-    ssize_t ignored = write(2, line, (size_t)n);
+    ssize_t ignored = write(report_fd, line, (size_t)n);
     (void)ignored;
 }
 
@@ -903,6 +906,7 @@ static int supervise(const harness_case *c)
 static int run_here(const harness_case *c)
 {
     case_pid = getpid();
+    report_fd = fcntl(2, F_DUPFD_CLOEXEC, 200);
     if (c->plain)
         c->plain();
     else

@@ -66,7 +66,9 @@ void td__yield(void);
 
 /* --- descriptors ------------------------------------------------------------------------------------------- */
 
-void td__close(int fd); /* negative: nothing */
+/* All descriptors made here close on exec and have numbers above 2. */
+int td__above_streams(int fd); /* the same descriptor, so numbered */
+void td__close(int fd);        /* negative: nothing */
 /* A copy that closes on exec, numbered `from` or above. */
 int td__dup_from(int fd, int from);
 int td__dup_to(int fd, int to);            /* without close-on-exec */
@@ -79,6 +81,8 @@ int td__chdir_fd(int fd);
 ssize_t td__read_file(const char *path, char *buffer, size_t size);
 ssize_t td__read_at(int fd, char *buffer, size_t size);
 int td__open_read(const char *path);
+
+int td__pipe(int fds[2]); /* [0] the end to read from, [1] the one to write to */
 
 /* A connected pair that keeps message borders; both ends close on exec. */
 int td__socket_pair(int fds[2]);
@@ -105,8 +109,11 @@ void td__signals_clear(void); /* unblock all */
 /* Default dispositions for all signals but those in `ignored`, which are ignored. */
 void td__signals_reset(const sigset_t *ignored);
 void td__signals_ignored(sigset_t *ignored); /* those ignored now */
-void td__signals_ignore_terminal(void);      /* the spawner lives through Ctrl-C, Ctrl-Z and the like */
-int td__signal_fd_child(void);               /* readable when a child has ended; SIGCHLD must be blocked */
+/* For the spawner, which lives through Ctrl-C, Ctrl-Z and the like: some signals are ignored there. And back, in a
+ * child of it, to the dispositions that td__signals_reset would give: cheaper, since all others are so already. */
+void td__signals_ignore_terminal(void);
+void td__signals_unignore_terminal(const sigset_t *ignored);
+int td__signal_fd_child(void); /* readable when a child has ended; SIGCHLD must be blocked */
 void td__signal_fd_clear(int fd);
 const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
@@ -122,6 +129,13 @@ void td__exit_now(int code) __attribute__((noreturn)); /* no handlers, no flushi
 
 /* The calling process dies with its parent `parent`; false if that one is gone already. */
 bool td__die_with_parent(pid_t parent);
+
+/*
+ * The calling process is killed by the kernel as soon as the last writing end of this pipe is closed: when the process
+ * that holds it ends or executes another program, also while we are stopped, and after a change of user. A descriptor
+ * that must stay open for it. Needs /proc. Does not return if that has happened already.
+ */
+int td__follow(int pipe_end);
 
 typedef struct td__death {
     pid_t pid;
@@ -169,7 +183,7 @@ typedef struct td__forked {
     _Atomic uint32_t ended; /* 0: the child lives, or the holder was killed; else 1 + its wait status */
     void *stack;
 } td__forked;
-int td__fork_hidden(td__forked *forked);
+int td__fork_hidden(td__forked *forked, const int life[2]); /* life: a pipe of ours, which the holder follows */
 void td__fork_reap(td__forked *forked);
 
 /* --- what a process inherits ------------------------------------------------------------------------------- */
@@ -205,6 +219,9 @@ typedef struct td__identity {
     int umask;
 } td__identity;
 int td__identity_get(td__identity *identity);
+
+/* The absolute name of the file that is mapped at an address. */
+int td__file_at(const void *address, char *path, size_t size);
 int td__capabilities_set(const td__capabilities *wanted);
 
 #endif

@@ -10,7 +10,6 @@
 #include "work/worker.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 
 /* Room for the largest result: address space only, until a worker reserves what it needs. */
@@ -69,42 +68,15 @@ void td__fork_record_forget(td__fork_record *record)
     record->forked.holder_fd = -1;
 }
 
-static _Noreturn void publish(td__fork_record *record, td_state state, int code, const td_call *call)
+static void *room(void *context, uint64_t size)
 {
-    td__reply *reply = &record->slot->reply;
-    char message[TD_MESSAGE_MAX];
-    td__format(message, sizeof message, "%s", call->message);
-    int error = td__program_end_worker();
-    if (error && state == TD_RETURNED) {
-        td__format(message, sizeof message, "cannot write all of its output: %s", strerror(error));
-        state = TD_FAILED;
-        code = TD_ESYSTEM;
+    td__fork_record *record = context;
+    void *to = (char *)record->slot + TD__SLOT_BYTES;
+    if (size > record->mapped - TD__SLOT_BYTES) {
+        errno = ENOMEM;
+        return NULL;
     }
-    if (call->result) {
-        void *to = record->slot->result_data;
-        if (call->result_size > sizeof record->slot->result_data) {
-            to = (char *)record->slot + TD__SLOT_BYTES;
-            if (call->result_size > record->mapped - TD__SLOT_BYTES || td__populate(to, call->result_size) < 0)
-                to = NULL;
-            reply->in_window = to != NULL;
-        }
-        if (to) {
-            memcpy(to, call->result, call->result_size);
-            reply->result_size = call->result_size;
-            reply->result_kind = (uint32_t)call->result_kind;
-        } else if (state == TD_RETURNED) {
-            td__format(message, sizeof message, "no memory for a result of %zu bytes", call->result_size);
-            state = TD_FAILED;
-            code = TD_ENOMEM;
-        }
-    }
-    reply->state = (uint32_t)state;
-    reply->code = code;
-    memcpy(reply->message, message, sizeof reply->message);
-    /* Release: publishes the reply; acquired by the joiner in process.c. */
-    td__fetch_or_acq_rel(&record->slot->done, TD__PUBLISHED);
-    td__futex_wake(&record->slot->done, INT_MAX, true);
-    td__exit_now(td__exitcode_of(code));
+    return td__populate(to, size) < 0 ? NULL : to;
 }
 
 /* In the child, where td__the has already been set afresh by the fork handler. */
@@ -125,6 +97,7 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
                       .arg_kind = worker->arg_kind,
                       .name = worker->name,
                       .cancel = &record->slot->cancel };
+    td__program_guard_exit();
     uint32_t epoch = td__the.epoch;
     int code;
     td_state state = td__call_run(&call, worker->target, &code);
@@ -132,7 +105,7 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
         fflush(NULL);
         td__exit_now(td__exitcode_of(code));
     }
-    publish(record, state, code, &call);
+    td__publish(record->slot, state, code, call.message, &call, room, record);
 }
 
 int td__forked_start(td_worker *worker)
@@ -159,7 +132,8 @@ int td__forked_start(td_worker *worker)
     td_worker *self = td_main();
     td__format(parent_name, sizeof parent_name, "%s", self ? self->name : "");
     fflush(NULL); /* what is in the buffers would else be written twice */
-    pid_t pid = td__fork_hidden(&record->forked);
+    const int *life = td__life();
+    pid_t pid = life ? td__fork_hidden(&record->forked, life) : -1;
     if (pid == 0)
         run(worker, record, parent_name, parent_pid);
     if (pid < 0) {

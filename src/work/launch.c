@@ -63,6 +63,28 @@ static int keep_environment(td__spawner *spawner)
     return 0;
 }
 
+/* --- the life pipe ----------------------------------------------------------------------------------------- */
+
+static td__lock life_lock;
+static int life[2] = { -1, -1 }; /* under life_lock until made; then fixed until the finish */
+
+const int *td__life(void)
+{
+    td__lock_acquire(&life_lock);
+    int r = life[0] >= 0 ? 0 : td__pipe(life);
+    if (r < 0)
+        life[0] = life[1] = -1;
+    td__lock_release(&life_lock);
+    return r < 0 ? NULL : life;
+}
+
+static void close_life(void)
+{
+    td__close(life[0]);
+    td__close(life[1]);
+    life[0] = life[1] = -1;
+}
+
 /* --- lifetime ---------------------------------------------------------------------------------------------- */
 
 static void dispose(td__spawner *spawner)
@@ -196,6 +218,7 @@ static td__segment *make_segment(td__spawner *spawner)
 static int start_it(td__spawner *spawner, const char *for_whom)
 {
     int control[2] = { -1, -1 }, self = -1, code = 0;
+    const int *pipe = NULL;
     char **environment = NULL;
     char *no_arguments[] = { (char *)(uintptr_t) "tandem", NULL };
     const char *stage = "memfd_create";
@@ -210,13 +233,17 @@ static int start_it(td__spawner *spawner, const char *for_whom)
         self = td__pid_fd(td__getpid());
     }
     if (self >= 0) {
+        stage = "pipe";
+        pipe = td__life();
+    }
+    if (pipe) {
         stage = "malloc";
         environment = marked_environment();
     }
     if (!environment) {
         code = failed(for_whom, stage, errno);
     } else {
-        const int keep[] = { spawner->file, control[1], control[0], self };
+        const int keep[] = { spawner->file, control[1], control[0], self, pipe[0] };
         td__exec request = { .argv = td__the.argv ? td__the.argv : no_arguments,
                              .environment = environment,
                              .keep = keep,
@@ -273,9 +300,10 @@ static td__spawner *launch(const td__identity *identity, const char *for_whom)
     return spawner;
 }
 
+/* Any identity will do if it is NULL. */
 static bool fits(const td__spawner *spawner, const td__identity *identity)
 {
-    return spawner && spawner->identity == identity->hash && !td__load_acquire(&spawner->dead);
+    return spawner && (!identity || spawner->identity == identity->hash) && !td__load_acquire(&spawner->dead);
 }
 
 static void retire(td__spawner *spawner)
@@ -294,6 +322,11 @@ static td__spawner *current_if(const td__identity *identity)
         td__fetch_add_relaxed(&spawner->references, 1);
     td__lock_release(&current_lock);
     return spawner;
+}
+
+td__spawner *td__spawner_current(void)
+{
+    return current_if(NULL);
 }
 
 td__spawner *td__spawner_get(const td__identity *identity, const char *for_whom)
@@ -329,6 +362,7 @@ void td__spawners_finish(void)
     if (former)
         retire(former);
     td__watcher_stop();
+    close_life();
     td__lock_release(&launching);
 }
 
@@ -336,7 +370,8 @@ void td__spawners_finish(void)
  * target that forked may still look at its call. */
 void td__spawners_forget(void)
 {
-    launching = current_lock = (td__lock){ 0 };
+    launching = current_lock = life_lock = (td__lock){ 0 };
+    close_life();
     if (current && current->inherited) {
         td__close(current->file);
         td__close(current->control);

@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <errno.h>
 #include <link.h>
 
 struct search {
@@ -74,7 +75,20 @@ static int visit(struct dl_phdr_info *info, size_t size, void *arg)
 bool td__module_find(const void *function, td__place *place)
 {
     struct search search = { .function = (uintptr_t)function, .place = place };
+    place->function = function;
     return function && dl_iterate_phdr(visit, &search) == 1;
+}
+
+int td__module_path(const td__place *place, char *path, size_t size)
+{
+    if (place->path[0] && place->path[0] != '/')
+        return td__file_at(place->function, path, size);
+    if (strlen(place->path) >= size) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    td__format(path, size, "%s", place->path);
+    return 0;
 }
 
 uint32_t td__module_list(td__module *modules, uint32_t room)

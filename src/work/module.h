@@ -10,7 +10,8 @@
 #include "work/segment.h"
 
 typedef struct td__place {
-    const char *path; /* "": the program itself; belongs to the loader */
+    const void *function;
+    const char *path; /* "": the program itself; belongs to the loader, which has it as it was given */
     uint64_t offset;
     uint32_t build_id_size;
     unsigned char build_id[20];
@@ -18,6 +19,9 @@ typedef struct td__place {
 
 /* Where a function of this process is; false if it is in no loaded file. */
 bool td__module_find(const void *function, td__place *place);
+
+/* The file's absolute name, as long as the directory may have changed since it was loaded. 0, or -1 with errno. */
+int td__module_path(const td__place *place, char *path, size_t size);
 
 /* The loaded files of this process. Returns their number, at most `room`. */
 uint32_t td__module_list(td__module *modules, uint32_t room);

@@ -22,12 +22,14 @@ typedef struct start {
     td_worker *worker;
     td__spawner *spawner;
     td__identity identity;
+    bool identified; /* identity has been read */
     td__place place;
     int fds[4]; /* the open streams, then the working directory */
     size_t fd_count;
     int cwd;
     uint32_t streams;
-    int code; /* what a failed step reported */
+    char path[PATH_MAX]; /* of the file the target is in, if the spawner has not loaded it; last, see td__process_start
+                          */
 } start;
 
 static unsigned self_as_owner(void)
@@ -68,7 +70,7 @@ static int write_payload(start *start, td__slot *slot, uint32_t index)
         request->own_environment ? td__environment_flatten(NULL, 0, &request->environment_count) : 0;
     request->arg_size = worker->arg_size;
     request->arg_kind = (uint32_t)worker->arg_kind;
-    request->module_size = request->target ? 0 : strlen(start->place.path) + 1;
+    request->module_size = request->target ? 0 : strlen(start->path) + 1;
     uint64_t arg_room = td__align16(request->arg_size), environment_room = td__align16(request->environment_size);
     uint64_t size = arg_room + environment_room + request->module_size;
     char *at = (char *)slot->request_data;
@@ -90,7 +92,7 @@ static int write_payload(start *start, td__slot *slot, uint32_t index)
             request->environment_size = now; /* another thread has changed it meanwhile; what fitted counts */
     }
     if (request->module_size)
-        memcpy(at + arg_room + environment_room, start->place.path, request->module_size);
+        memcpy(at + arg_room + environment_room, start->path, request->module_size);
     if (in_window)
         td__unmap(at, size);
     return 0;
@@ -102,12 +104,12 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
     td__request *request = &slot->request;
     td__segment *segment = start->spawner->segment;
     request->target = td__module_address(&start->place, segment->modules, segment->module_count);
+    if (!request->target && td__module_path(&start->place, start->path, sizeof start->path) < 0)
+        return td__start_failed(worker, "find the file of its target", errno);
     request->target_offset = start->place.offset;
     request->build_id_size = start->place.build_id_size;
     memcpy(request->build_id, start->place.build_id, sizeof request->build_id);
     request->daemon = worker->daemon;
-    request->umask = start->identity.umask;
-    request->capabilities = start->identity.capabilities;
     request->nice = td__nice_get();
     request->affinity_size = (uint32_t)td__affinity_get(request->affinity);
     td__limits_get(request->limits);
@@ -122,6 +124,32 @@ static int send_request(start *start, int socket, uint32_t index, uint32_t gener
 {
     td__message message = { .what = TD__START, .slot = index, .generation = generation, .streams = start->streams };
     return td__send(socket, &message, sizeof message, start->fds, start->fd_count);
+}
+
+enum { NO_SPARE = 1, SPAWNER_DEAD = 2, SPAWNER_WRONG = 3 };
+
+static int identify(start *start)
+{
+    if (!start->identified && td__identity_get(&start->identity) < 0)
+        return td__start_failed(start->worker, "read /proc/thread-self/status", errno);
+    start->identified = true;
+    return 0;
+}
+
+/* The request is with the worker. Lets it run if the spawner it comes from is the right one for this starter. */
+static int confirm(start *start, uint32_t index)
+{
+    td__spawner *spawner = start->spawner;
+    td__slot *slot = td__slot_at(spawner->segment, index);
+    int code = identify(start);
+    if (code == 0 && start->identity.hash != spawner->identity)
+        code = SPAWNER_WRONG;
+    slot->umask = start->identity.umask;
+    slot->capabilities = start->identity.capabilities;
+    td__slot_answer(slot, code == 0 ? TD__GO : TD__GO_AWAY);
+    if (code != 0)
+        td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
+    return code;
 }
 
 static void started(start *start, uint32_t index)
@@ -144,8 +172,6 @@ static void started(start *start, uint32_t index)
         td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
     }
 }
-
-enum { NO_SPARE = 1, SPAWNER_DEAD = 2 };
 
 /* Gives the work to a spare. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
 static int start_on_spare(start *start)
@@ -170,8 +196,10 @@ static int start_on_spare(start *start)
             code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD
                                                          : td__start_failed(start->worker, "sendmsg", errno);
         if (code == 0) {
-            started(start, index);
-            return 0;
+            code = confirm(start, index);
+            if (code == 0)
+                started(start, index);
+            return code;
         }
         /* It waits on, and can be taken again. If it has died meanwhile, the spawner took it for a worker's death and
          * this gives the slot back. */
@@ -227,8 +255,10 @@ static int start_by_spawner(start *start)
         td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
         return SPAWNER_DEAD;
     }
-    started(start, index);
-    return 0;
+    code = confirm(start, index);
+    if (code == 0)
+        started(start, index);
+    return code;
 }
 
 int td__process_start(td_worker *worker)
@@ -238,30 +268,34 @@ int td__process_start(td_worker *worker)
     if (!td__the.initialized)
         return td__fail(TD_EINIT, "cannot start worker '%s': td_init() was not called: make it the first line of main",
                         worker->name);
-    start start = { .worker = worker, .cwd = -1 };
+    start start;
+    memset(&start, 0, offsetof(struct start, path)); /* the path is large and mostly unused */
+    start.worker = worker;
+    start.spawner = NULL;
+    start.cwd = -1;
     if (!td__module_find((const void *)(uintptr_t)worker->target, &start.place))
         return td__fail(TD_ETARGET,
                         "cannot start worker '%s': its target is not a function of the program or its libraries",
                         worker->name);
-    if (td__identity_get(&start.identity) < 0)
-        return td__start_failed(worker, "read /proc/thread-self/status", errno);
     int code = collect_streams(&start);
-    for (int attempt = 0; code == 0 && attempt < 3; attempt++) {
-        start.spawner = td__spawner_get(&start.identity, worker->name);
-        if (!start.spawner) {
-            code = td_last_error();
-            break;
+    for (int attempt = 0; code == 0 && attempt < 4; attempt++) {
+        /* The current one, as if it were the right one; if it was not, the right one, started if need be. */
+        start.spawner = start.identified ? NULL : td__spawner_current();
+        if (!start.spawner && (code = identify(&start)) == 0) {
+            start.spawner = td__spawner_get(&start.identity, worker->name);
+            code = start.spawner ? 0 : td_last_error();
         }
-        code = start_on_spare(&start);
+        if (code == 0)
+            code = start_on_spare(&start);
         if (code == NO_SPARE)
             code = start_by_spawner(&start);
-        if (code != SPAWNER_DEAD)
+        if (code <= 0)
             break;
-        /* Found dead before the watcher has: the next round takes another. */
-        td__store_seq_cst(&start.spawner->dead, 1);
+        if (code == SPAWNER_DEAD) /* found before the watcher has */
+            td__store_seq_cst(&start.spawner->dead, 1);
         td__spawner_unref(start.spawner);
         start.spawner = NULL;
-        code = attempt < 2 ? 0
+        code = attempt < 3 ? 0
                            : td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner was killed, several times",
                                       worker->name);
     }

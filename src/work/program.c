@@ -223,6 +223,18 @@ int td__program_end_worker(void)
     return error == EBADF ? 0 : error; /* a standard stream that is closed has lost nothing of ours */
 }
 
+static void leave(int status, void *unused)
+{
+    (void)unused;
+    fflush(NULL);
+    td__exit_now(status);
+}
+
+void td__program_guard_exit(void)
+{
+    on_exit(leave, NULL);
+}
+
 static void at_exit(void)
 {
     if (td__the.role == TD__ROLE_MAIN)

@@ -44,6 +44,7 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             td__store_relaxed(&slot->cancel, 0);
             td__store_relaxed(&slot->has_children, 0);
             td__store_relaxed(&slot->received, 0);
+            td__store_relaxed(&slot->go, TD__GO_UNKNOWN);
             /* Release: the cleared fields, for whoever sees the slot taken. */
             td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, state));
             return (int)index;
@@ -80,6 +81,23 @@ void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number)
     td__fetch_or_acq_rel(&slot->done, how);
     td__futex_wake(&slot->done, INT_MAX, true);
     td__futex_wake(&slot->pid, INT_MAX, true);
+}
+
+void td__slot_answer(td__slot *slot, uint32_t answer)
+{
+    /* Release: umask and capabilities. The worker says that it sleeps before it does, so a wake-up is rarely needed. */
+    if (atomic_exchange_explicit(&slot->go, answer, memory_order_acq_rel) == TD__GO_AWAITED)
+        td__futex_wake(&slot->go, 1, true);
+}
+
+uint32_t td__slot_await(td__slot *slot)
+{
+    for (;;) {
+        uint32_t answer = TD__GO_UNKNOWN;
+        if (!td__cas_acq_rel(&slot->go, &answer, TD__GO_AWAITED) && answer != TD__GO_AWAITED)
+            return answer;
+        td__futex_wait(&slot->go, TD__GO_AWAITED, 0, true);
+    }
 }
 
 void *td__window_open(td__segment *segment, int file, uint32_t index, int half, uint64_t size, bool reserve)

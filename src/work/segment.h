@@ -50,6 +50,9 @@ enum { TD__FREE = 0, TD__BOOTING = 1, TD__SPARE = 2, TD__TAKEN = 3 };
 
 /* Bits of `done`: the worker has published its outcome; the process is gone; the start itself failed. */
 enum { TD__PUBLISHED = 1, TD__ENDED = 2, TD__NOT_STARTED = 4 };
+/* Of `go`. The starter sends its request first and then makes sure that the spawner is still the right one for it,
+ * while the worker wakes up and prepares itself; the worker waits for the answer before it runs the target. */
+enum { TD__GO_UNKNOWN = 0, TD__GO_AWAITED = 1, TD__GO = 2, TD__GO_AWAY = 3 };
 /* Bits of `ends`. */
 enum { TD__RELEASED = 1, TD__GONE = 2 };
 
@@ -61,9 +64,8 @@ typedef struct td__request {
     uint32_t in_window; /* the payload is in the window, else in request_data */
     uint32_t own_environment;
     uint32_t daemon;
-    int32_t umask, nice;
+    int32_t nice;
     uint32_t affinity_size;
-    td__capabilities capabilities;
     uint32_t build_id_size;
     unsigned char build_id[20];
     unsigned char affinity[TD__CPU_BYTES];
@@ -90,11 +92,14 @@ typedef struct td__slot {
     _Atomic uint32_t cancel;       /* set by the owner's side, read by td_cancelled */
     _Atomic uint32_t has_children; /* set by the worker before it starts its first */
     _Atomic uint32_t received;     /* a spare has taken its work off its lane */
+    _Atomic uint32_t go;           /* futex; TD__GO_...: the target waits for it */
     /* by the spawner (or, when that is dead, the main process), before it sets TD__ENDED or TD__NOT_STARTED */
     uint32_t signaled;   /* ended by a signal */
     int32_t number;      /* the signal or exit status; the errno of a start that failed */
     td__request request; /* by the starter, before the message that wakes the worker */
-    td__reply reply;     /* by the worker, before it sets TD__PUBLISHED */
+    int32_t umask;       /* these two by the starter, before TD__GO */
+    td__capabilities capabilities;
+    td__reply reply; /* by the worker, before it sets TD__PUBLISHED */
     _Alignas(16) unsigned char request_data[TD__REQUEST_INLINE];
     _Alignas(16) unsigned char result_data[TD__RESULT_INLINE];
 } td__slot;
@@ -144,6 +149,10 @@ static inline td__slot *td__slot_at(td__segment *segment, uint32_t index)
 {
     return (td__slot *)((char *)segment + TD__HEADER_BYTES + (size_t)index * TD__SLOT_BYTES);
 }
+
+/* The starter's answer, TD__GO or TD__GO_AWAY; and the worker's wait for it. */
+void td__slot_answer(td__slot *slot, uint32_t answer);
+uint32_t td__slot_await(td__slot *slot);
 
 /* A free slot, taken in the state given; -1 when all are in use. */
 int td__slot_take(td__segment *segment, unsigned owner, unsigned state);

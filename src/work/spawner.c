@@ -29,6 +29,7 @@
 static struct {
     td__segment *segment;
     int file, control, peer, main_fd, child_fd; /* peer: the end of control that workers send on */
+    int life[2];                                /* a pipe that we alone can write to: workers follow it */
     int lanes[TD__SPARES_MAX];
     int lane_slot[TD__SPARES_MAX]; /* the slot whose process reads the lane, or -1 */
     pid_t pid;
@@ -85,11 +86,15 @@ static void kill_all(void)
  * `file`, the way to ask for workers, and `keep`. */
 static void become_worker(uint32_t index, int keep)
 {
+    /* Both: the first needs nothing, but ends with a change of user; the second does not. */
+    td__close(spawner.life[1]);
     if (!td__die_with_parent(spawner.pid))
         td__exit_now(1);
+    td__follow(spawner.life[0]);
+    td__close(spawner.life[0]);
     td__slot *slot = td__slot_at(spawner.segment, index);
     td__store_release(&slot->pid, (uint32_t)td__getpid());
-    td__signals_reset(&spawner.segment->born_ignored);
+    td__signals_unignore_terminal(&spawner.segment->born_ignored);
     td__close(spawner.control);
     td__close(spawner.main_fd);
     td__close(spawner.child_fd);
@@ -415,9 +420,18 @@ void td__spawner_role(void)
     if (spawner.child_fd < 0)
         td__exit_now(1);
     spawner.child_fd = move_high(spawner.child_fd, base);
+    int followed = td__follow(7);
+    td__close(7);
+    if (followed < 0 || td__pipe(spawner.life) < 0)
+        td__exit_now(1);
+    move_high(followed, base);
+    spawner.life[0] = move_high(spawner.life[0], base);
+    spawner.life[1] = move_high(spawner.life[1], base);
     td__thread_name("tandem-spawner");
     announce(TD__HELLO, 0, NULL, 0);
     int code = td__the.options.prepare ? td__the.options.prepare() : 0;
+    td__signals_reset(&segment->born_ignored); /* whatever .prepare did */
+    td__signals_ignore_terminal();
     fflush(NULL); /* what .prepare printed would else come out of every worker */
     td__dup_to(0, 2);
     if (chdir("/") < 0)

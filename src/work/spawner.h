@@ -35,12 +35,19 @@ typedef struct td__spawner {
 /* The current spawner for a starter of this identity, referenced; started if need be. NULL: the thread's error is set.
  */
 td__spawner *td__spawner_get(const td__identity *identity, const char *for_whom);
+/* The current one, referenced, whoever asks; NULL if there is none. */
+td__spawner *td__spawner_current(void);
 void td__spawner_unref(td__spawner *spawner);
 
 /* Retires the current one; with `finish`, kills what is left of all of them and waits until they are gone. */
 void td__spawners_finish(void);
 void td__spawners_forget(void);                                        /* in a forked child */
 void td__spawner_inherit(td__segment *segment, int file, int control); /* in the spawner, for its workers */
+
+/* A pipe that this process holds both ends of, as long as it has processes: the spawner and the holders of forked
+ * workers follow it, so that they end with this process, and when it executes another program. NULL with errno on
+ * failure. */
+const int *td__life(void);
 
 /* The strings of an environment in a row, as they are now: their number and size; copied if there is room. */
 size_t td__environment_flatten(char *to, size_t room, uint32_t *count);

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A worker process's life: it takes over the starter's circumstances, runs its target, publishes the outcome and ends.
- *
- * Order at the end: the program's own end (threads joined, stdio flushed), then the outcome, then _exit. So whoever
- * has joined finds all output written. What goes wrong before the target runs is the worker's failure, with a sentence.
+ * A worker process's life: it takes over the starter's circumstances, runs its target and ends (publish.c). What goes
+ * wrong before the target runs is the worker's failure, with a sentence.
  */
 #include "work/spawner.h"
 #include "work/module.h"
 #include "work/worker.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 
 extern char **environ;
@@ -25,45 +22,10 @@ typedef struct task {
     char why[TD_MESSAGE_MAX]; /* what failed, if something did */
 } task;
 
-static _Noreturn void publish(task *task, td_state state, int code, const td_call *call, const char *message)
+static void *room(void *context, uint64_t size)
 {
-    td__reply *reply = &task->slot->reply;
-    int error = td__program_end_worker();
-    char flush[TD_MESSAGE_MAX];
-    if (error && state == TD_RETURNED) {
-        td__format(flush, sizeof flush, "cannot write all of its output: %s", strerror(error));
-        state = TD_FAILED;
-        code = TD_ESYSTEM;
-        message = flush;
-    }
-    reply->in_window = 0;
-    reply->result_size = 0;
-    reply->result_kind = TD_KIND_NONE;
-    if (call && call->result) {
-        void *to = task->slot->result_data;
-        if (call->result_size > sizeof task->slot->result_data) {
-            to = td__window_open(task->segment, task->file, task->index, 1, call->result_size, true);
-            reply->in_window = to != NULL;
-        }
-        if (to) {
-            memcpy(to, call->result, call->result_size);
-            reply->result_size = call->result_size;
-            reply->result_kind = (uint32_t)call->result_kind;
-        } else if (state == TD_RETURNED) {
-            td__format(flush, sizeof flush, "no memory for a result of %zu bytes: %s", call->result_size,
-                       strerror(errno));
-            state = TD_FAILED;
-            code = TD_ENOMEM;
-            message = flush;
-        }
-    }
-    reply->state = (uint32_t)state;
-    reply->code = code;
-    td__format(reply->message, sizeof reply->message, "%s", message);
-    /* Release: publishes the reply; acquired by the joiner in process.c. */
-    td__fetch_or_acq_rel(&task->slot->done, TD__PUBLISHED);
-    td__futex_wake(&task->slot->done, INT_MAX, true);
-    td__exit_now(td__exitcode_of(code));
+    task *task = context;
+    return td__window_open(task->segment, task->file, task->index, 1, size, true);
 }
 
 static _Noreturn void cannot(task *task, int code, const char *what, int error)
@@ -73,7 +35,7 @@ static _Noreturn void cannot(task *task, int code, const char *what, int error)
         td__format(message, sizeof message, "could not start: %s: %s", what, strerror(error));
     else
         td__format(message, sizeof message, "could not start: %s", what);
-    publish(task, TD_FAILED, code, NULL, message);
+    td__publish(task->slot, TD_FAILED, code, message, NULL, NULL, NULL);
 }
 
 static void take_streams(task *task, const td__message *message, const int *fds, size_t count)
@@ -117,8 +79,6 @@ static void take_circumstances(task *task)
 {
     const td__segment *segment = task->segment;
     const td__request *request = &task->request;
-    if (request->umask != segment->umask)
-        td__umask_set(request->umask);
     if (request->affinity_size > 0 && request->affinity_size <= sizeof request->affinity &&
         (request->affinity_size != segment->affinity_size ||
          memcmp(request->affinity, segment->affinity, request->affinity_size) != 0) &&
@@ -127,7 +87,17 @@ static void take_circumstances(task *task)
     if (request->nice != segment->nice && td__nice_set(request->nice) < 0)
         cannot(task, TD_EACCESS, "setpriority", errno);
     take_limits(task);
-    td__capabilities now = segment->capabilities, wanted = request->capabilities;
+}
+
+/* The last of the preparations: what the starter found out while we made the others. */
+static void await_answer(task *task)
+{
+    const td__segment *segment = task->segment;
+    if (td__slot_await(task->slot) != TD__GO)
+        td__exit_now(0);
+    if (task->slot->umask != segment->umask)
+        td__umask_set(task->slot->umask);
+    td__capabilities now = segment->capabilities, wanted = task->slot->capabilities;
     wanted.permitted &= now.permitted; /* the exec may have given more than the starter has, never what it lacks */
     wanted.effective &= wanted.permitted;
     wanted.inheritable &= now.inheritable | now.permitted;
@@ -208,6 +178,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     open_payload(&task);
     take_environment(&task);
     td__thread_name(request->name);
+    await_answer(&task);
     td__signals_clear();
     td_target *target = find_target(&task);
     static td_call call;
@@ -216,6 +187,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
                       .arg_kind = (int)request->arg_kind,
                       .name = request->name,
                       .cancel = &slot->cancel };
+    td__program_guard_exit();
     uint32_t epoch = td__the.epoch;
     int code;
     td_state state = td__call_run(&call, target, &code);
@@ -224,5 +196,5 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
         fflush(NULL);
         td__exit_now(td__exitcode_of(code));
     }
-    publish(&task, state, code, &call, call.message);
+    td__publish(slot, state, code, call.message, &call, room, &task);
 }

@@ -12,33 +12,9 @@
 #include <errno.h>
 #include <limits.h>
 
-static void *run(void *arg)
+/* The thread's last act, whether its target has returned or it was left by pthread_exit or pthread_cancel. */
+static void ended(td_worker *worker)
 {
-    td_worker *worker = arg;
-    uint32_t epoch = worker->epoch, starting = TD__STARTING;
-    td__self = worker;
-    td__cas_acq_rel(&worker->phase, &starting, TD__STARTED);
-    td__store_relaxed(&worker->native_id, td__thread_id());
-    td__thread_name(worker->name);
-    td_call call = { .arg = worker->arg,
-                     .arg_size = worker->arg_size,
-                     .arg_kind = worker->arg_kind,
-                     .name = worker->name,
-                     .cancel = &worker->cancel };
-    int code;
-    td_state state = td__call_run(&call, worker->target, &code);
-    if (td__the.epoch != epoch) {
-        /* The target forked, and this is the child: its thread is no worker any more. */
-        td__release(call.result);
-        return NULL;
-    }
-    worker->outcome = state;
-    worker->code = code;
-    worker->exitcode = td__exitcode_of(code);
-    worker->result = call.result;
-    worker->result_size = call.result_size;
-    worker->result_kind = call.result_kind;
-    memcpy(worker->message, call.message, sizeof worker->message);
     td__lock_acquire(&worker->lock);
     if (worker->sentinel >= 0)
         td__event_fd_signal(worker->sentinel);
@@ -53,6 +29,51 @@ static void *run(void *arg)
         td__store_relaxed(&worker->joining, TD__JOINED);
         td__worker_unref(worker);
     }
+}
+
+/* No return from the target: as when a process exits inside it. */
+static void left(void *arg)
+{
+    td_worker *worker = arg;
+    if (td__the.epoch != worker->epoch)
+        return;
+    worker->outcome = TD_CRASHED;
+    worker->code = TD_NO_CODE;
+    worker->exitcode = 0;
+    ended(worker);
+}
+
+static void *run(void *arg)
+{
+    td_worker *worker = arg;
+    uint32_t epoch = worker->epoch, starting = TD__STARTING;
+    td__self = worker;
+    td__cas_acq_rel(&worker->phase, &starting, TD__STARTED);
+    td__store_relaxed(&worker->native_id, td__thread_id());
+    td__thread_name(worker->name);
+    td_call call = { .arg = worker->arg,
+                     .arg_size = worker->arg_size,
+                     .arg_kind = worker->arg_kind,
+                     .name = worker->name,
+                     .cancel = &worker->cancel };
+    int code;
+    td_state state;
+    pthread_cleanup_push(left, worker);
+    state = td__call_run(&call, worker->target, &code);
+    pthread_cleanup_pop(0);
+    if (td__the.epoch != epoch) {
+        /* The target forked, and this is the child: its thread is no worker any more. */
+        td__release(call.result);
+        return NULL;
+    }
+    worker->outcome = state;
+    worker->code = code;
+    worker->exitcode = td__exitcode_of(code);
+    worker->result = call.result;
+    worker->result_size = call.result_size;
+    worker->result_kind = call.result_kind;
+    memcpy(worker->message, call.message, sizeof worker->message);
+    ended(worker);
     return NULL;
 }
 

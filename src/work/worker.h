@@ -4,8 +4,8 @@
  *   worker.c    the public calls          call.c       what a target sees
  *   thread.c    workers on threads        process.c    workers in processes, as their starter sees them
  *   registry.c  the living workers        forked.c     the fork method
- *   program.c   init, finish, user forks  launch.c     starting a spawner; spawner.c what it does; task.c its workers
- *   watcher.c   the deaths of spawners and forked workers         module.c  functions across an exec
+ *   program.c   init, finish, user forks  launch.c     starting a spawner; spawner.c what it does; task.c its workers;
+ * publish.c their end watcher.c   the deaths of spawners and forked workers         module.c  functions across an exec
  */
 #ifndef TD_WORK_WORKER_H
 #define TD_WORK_WORKER_H
@@ -118,6 +118,10 @@ void td__program_ready(void);
  */
 int td__program_end_worker(void);
 
+/* In a worker process, before its target: exit() there ends it without the exit handlers that were registered before,
+ * which are the program's. */
+void td__program_guard_exit(void);
+
 /* The main worker of this process, set anew in a worker process. */
 void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid);
 extern _Thread_local td_worker *td__self;
@@ -164,6 +168,15 @@ void td__process_let_go(td_worker *worker); /* before the handle is freed */
 
 /* Fails with the sentence "cannot start worker 'name': stage: reason (the limit that was hit)"; returns the code. */
 int td__start_failed(const td_worker *worker, const char *stage, int error);
+
+/* --- publish.c --------------------------------------------------------------------------------------------- */
+
+/* Room for a result that does not fit into the slot; NULL with errno on failure. */
+typedef void *td__room(void *context, uint64_t size);
+
+/* Ends a worker process with this outcome; `call` (may be NULL) has the result. */
+_Noreturn void td__publish(td__slot *slot, td_state state, int code, const char *message, const td_call *call,
+                           td__room *room, void *context);
 
 /* --- forked.c ---------------------------------------------------------------------------------------------- */
 

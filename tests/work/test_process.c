@@ -123,6 +123,24 @@ static void copy_module(const char *name, const char *to)
     REQUIRE(rename(new_path, to) == 0);
 }
 
+/* Refused at once, or reported by the worker: never run. */
+static void not_found(td_target *target)
+{
+    td_worker *w = WORKER(td_process(.target = target, .args = TD_ARG(int, 7)));
+    int code = td_start(w);
+    if (code == 0) {
+        REQUIRE_OK(td_join(w));
+        CHECK_INT(td_outcome(w), TD_FAILED);
+        CHECK_INT(td_result_code(w), TD_ETARGET);
+        CHECK(td_message(w)[0]);
+    } else {
+        CHECK_INT(code, TD_ETARGET);
+        CHECK(td_last_message()[0]);
+        CHECK_INT(td_outcome(w), TD_CREATED);
+    }
+    td_free(w);
+}
+
 /* Catches: calling into the middle of another build of a module, which took the place of the one that is loaded. */
 TEST(module_replaced_on_disk)
 {
@@ -133,10 +151,7 @@ TEST(module_replaced_on_disk)
     td_target *add, *hidden;
     load(path, &add, &hidden);
     copy_module("module_plugin_b.so", path);
-    td_worker *w = WORKER(td_process(.target = hidden, .args = TD_ARG(int, 7)));
-    CHECK_ERROR(td_start(w), TD_ETARGET);
-    CHECK_INT(td_outcome(w), TD_CREATED);
-    td_free(w);
+    not_found(hidden);
     gives(&mode_fork, hidden, 7, 7000);
     gives(&mode_forkserver, triple, 7, 21);
 }
@@ -151,9 +166,7 @@ TEST(module_removed_from_disk)
     td_target *add, *hidden;
     load(path, &add, &hidden);
     unlink(path);
-    td_worker *w = WORKER(td_process(.target = add, .args = TD_ARG(int, 7)));
-    CHECK_ERROR(td_start(w), TD_ETARGET);
-    td_free(w);
+    not_found(add);
     gives(&mode_fork, add, 7, 1007);
     gives(&mode_forkserver, triple, 7, 21);
 }
@@ -299,9 +312,13 @@ TEST_METHODS(streams_change_between_starts)
             char name[32];
             snprintf(name, sizeof name, "stream-%d-%d", round, i);
             int fd = open(dir_path(name, path, sizeof path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-            REQUIRE(fd > 2);
-            dup2(fd, i);
-            close(fd);
+            REQUIRE(fd >= 0);
+            if (fd != i) {
+                dup2(fd, i);
+                close(fd);
+            } else {
+                fcntl(fd, F_SETFD, 0);
+            }
         }
         if (round > 1)
             close(round - 1);
@@ -815,11 +832,10 @@ TEST_METHODS(limits_of_the_moment)
         CHECK(setrlimit(i, &l) == 0);
     }
     check_limits(how);
-    if (geteuid() == 0) {
-        for (int i = 0; i < (int)RLIM_NLIMITS; i++)
-            CHECK(setrlimit(i, &old.of[i]) == 0);
-        check_limits(how);
-    }
+    for (int i = 0; i < (int)RLIM_NLIMITS; i++)
+        if (setrlimit(i, &old.of[i]) < 0)
+            return; /* not privileged to raise a hard limit */
+    check_limits(how);
 }
 
 /* As another user, who cannot raise a hard limit. Argument: the method. */
@@ -1115,7 +1131,7 @@ TEST_MODES(a_thousand_from_eight_threads)
     td_free(ended(how, nothing, none));
     int fds = count_fds();
     many_from_threads(how, 8, how->method == TD_FORK || SANITIZED ? 25 : 125);
-    CHECK_INT(count_fds(), fds);
+    WAIT_UNTIL(count_fds() <= fds, 5);
     WAIT_UNTIL(family_zombies(getpid()) == 0, 5);
 }
 

@@ -13,6 +13,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* The program may have closed a standard stream: its number must not become one of ours, to be written into. */
+int td__above_streams(int fd)
+{
+    if (fd < 0 || fd > 2)
+        return fd;
+    int above = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    td__close(fd);
+    return above;
+}
+
 void td__close(int fd)
 {
     int kept = errno;
@@ -52,7 +62,7 @@ int td__event_fd(unsigned initial)
 {
     if (td__fault(EMFILE))
         return -1;
-    return eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK);
+    return td__above_streams(eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
 void td__event_fd_signal(int fd)
@@ -73,7 +83,7 @@ int td__open_path(const char *path)
 {
     if (td__fault(EMFILE))
         return -1;
-    return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return td__above_streams(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
 }
 
 int td__chdir_fd(int fd)
@@ -89,7 +99,25 @@ int td__open_read(const char *path)
     do
         fd = open(path, O_RDONLY | O_CLOEXEC);
     while (fd < 0 && errno == EINTR);
-    return fd;
+    return td__above_streams(fd);
+}
+
+static int pair_above_streams(int fds[2])
+{
+    fds[0] = td__above_streams(fds[0]);
+    fds[1] = td__above_streams(fds[1]);
+    if (fds[0] >= 0 && fds[1] >= 0)
+        return 0;
+    td__close(fds[0]);
+    td__close(fds[1]);
+    return -1;
+}
+
+int td__pipe(int fds[2])
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return pipe2(fds, O_CLOEXEC) < 0 ? -1 : pair_above_streams(fds);
 }
 
 ssize_t td__read_at(int fd, char *buffer, size_t size)
@@ -115,7 +143,7 @@ int td__socket_pair(int fds[2])
 {
     if (td__fault(EMFILE))
         return -1;
-    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds);
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
 }
 
 union control {
@@ -178,7 +206,7 @@ ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_co
             int fd;
             memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
             if (got < room)
-                fds[got++] = fd;
+                fds[got++] = td__above_streams(fd);
             else
                 close(fd);
         }

@@ -169,6 +169,10 @@ int td__exec_self(td__exec *request)
         reap((pid_t)pid);
     }
     td__signals_restore(&mask);
+    if (launch->error == 0 && launch->pid_fd < 3 && (launch->pid_fd = td__above_streams(launch->pid_fd)) < 0) {
+        launch->error = errno;
+        launch->stage = "fcntl";
+    }
     int error = launch->error;
     request->stage = launch->stage;
     request->pid = (pid_t)launch->pid;

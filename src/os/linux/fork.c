@@ -12,8 +12,8 @@
 #include "os/linux/raw.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
-#include <poll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -22,6 +22,9 @@
 struct forking {
     td__forked *forked;
     pid_t asker;
+    int life[2];
+    int followed; /* in the holder, and in the child until it closes it */
+    char path[32];
     int error;
     _Atomic uint32_t
         step;      /* 1: fork() has returned in the holder; 2: the asker has its descriptors, the holder may reap */
@@ -33,11 +36,34 @@ static void TD__NO_SANITIZE in_child(struct forking *forking)
     __builtin_longjmp(forking->back, 1);
 }
 
+/* td__follow, without thread-local data. Whatever this process waits for then (the libc's fork() takes locks that a
+ * thread of the program may hold when the program is killed), it does not outlive the program; and its child dies with
+ * it. */
+static bool TD__NO_SANITIZE follow(struct forking *forking)
+{
+    td__raw1(SYS_close, forking->life[1]);
+    long own = td__raw4(SYS_openat, AT_FDCWD, forking->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
+    if (own < 0 || td__raw3(SYS_fcntl, own, F_SETOWN, forking->forked->holder) < 0 ||
+        td__raw3(SYS_fcntl, own, F_SETSIG, SIGKILL) < 0 || td__raw3(SYS_fcntl, own, F_SETFL, O_NONBLOCK | O_ASYNC) < 0)
+        return false;
+    if (td__raw1(SYS_getppid, 0) != forking->asker)
+        td__raw1(SYS_exit_group, 1); /* killed before we followed */
+    forking->followed = (int)own;
+    return true;
+}
+
 static void TD__NO_SANITIZE hold(void *arg)
 {
     struct forking *forking = arg;
     td__forked *forked = forking->forked;
     forked->holder = (pid_t)td__raw1(SYS_getpid, 0);
+    if (!follow(forking)) {
+        forking->error = ESRCH;
+        forked->pid = -1;
+        td__store_release(&forking->step, 1);
+        td__raw3(SYS_futex, &forking->step, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+        return;
+    }
     pid_t pid = td__fork();
     if (pid == 0)
         in_child(forking);
@@ -49,24 +75,10 @@ static void TD__NO_SANITIZE hold(void *arg)
         return;
     while (td__load_acquire(&forking->step) != 2)
         td__raw4(SYS_futex, &forking->step, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, NULL);
-    td__raw3(SYS_close_range, 0, ~0u, 0);
+    if (forking->followed > 0)
+        td__raw3(SYS_close_range, 0, forking->followed - 1, 0);
+    td__raw3(SYS_close_range, forking->followed + 1, ~0u, 0);
     td__raw1(SYS_chdir, "/");
-    /* The child must not outlive the program, and neither must we, who keep its memory. A pid is the asker's as long as
-     * it is our parent's, so the descriptor is right if that still holds after it was made. */
-    struct pollfd watched[2];
-    watched[0].fd = (int)td__raw2(SYS_pidfd_open, forking->asker, 0);
-    watched[1].fd = (int)td__raw2(SYS_pidfd_open, pid, 0);
-    watched[0].events = watched[1].events = POLLIN;
-    watched[0].revents = watched[1].revents = 0;
-    bool orphan = td__raw1(SYS_getppid, 0) != forking->asker;
-    while (!orphan && watched[0].fd >= 0 && watched[1].fd >= 0 && watched[1].revents == 0) {
-        long n = td__raw5(SYS_ppoll, watched, 2, NULL, NULL, 0);
-        if (n < 0 && n != -EINTR)
-            break;
-        orphan = n > 0 && watched[0].revents != 0;
-    }
-    if (orphan)
-        td__raw2(SYS_kill, pid, SIGKILL);
     int status = 0;
     long r;
     do
@@ -75,7 +87,7 @@ static void TD__NO_SANITIZE hold(void *arg)
     td__store_release(&forked->ended, 1 + (uint32_t)status);
 }
 
-int td__fork_hidden(td__forked *forked)
+int td__fork_hidden(td__forked *forked, const int life[2])
 {
     /* Lives as long as the holder: at the lowest end of its stack. */
     char *stack = td__map_private(STACK);
@@ -84,13 +96,18 @@ int td__fork_hidden(td__forked *forked)
     struct forking *forking = (struct forking *)stack;
     forking->forked = forked;
     forking->asker = getpid();
+    forking->life[0] = life[0];
+    forking->life[1] = life[1];
+    td__format(forking->path, sizeof forking->path, "/proc/self/fd/%d", life[0]);
     forked->stack = stack;
     forked->holder_fd = -1;
     forked->ended = 0;
     sigset_t mask;
     td__signals_block(&mask);
-    if (__builtin_setjmp(forking->back))
+    if (__builtin_setjmp(forking->back)) {
+        td__close(forking->followed);
         return 0; /* the child, with all signals blocked */
+    }
     long holder = td__fault(EAGAIN) ? -EAGAIN : td__raw_clone(CLONE_VM, stack + STACK, NULL, hold, forking);
     if (holder < 0) {
         td__signals_restore(&mask);

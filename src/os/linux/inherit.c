@@ -169,3 +169,27 @@ int td__capabilities_set(const td__capabilities *wanted)
     }
     return (int)syscall(SYS_capset, &header, data);
 }
+
+int td__file_at(const void *address, char *path, size_t size)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    if (!maps)
+        return -1;
+    char line[PATH_MAX + 128];
+    int found = -1;
+    errno = ENOENT;
+    while (found < 0 && fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        int at = 0;
+        if (sscanf(line, "%lx-%lx %*s %*s %*s %*s %n", &from, &to, &at) < 2 || (uintptr_t)address < from ||
+            (uintptr_t)address >= to)
+            continue;
+        line[strcspn(line, "\n")] = 0;
+        if (at == 0 || line[at] != '/' || strlen(line + at) >= size)
+            break;
+        td__format(path, size, "%s", line + at);
+        found = 0;
+    }
+    fclose(maps);
+    return found;
+}

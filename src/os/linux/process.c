@@ -3,6 +3,8 @@
 #include "os/os.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -22,7 +24,7 @@ int td__pid_fd(pid_t pid)
 {
     if (td__fault(EMFILE))
         return -1;
-    return (int)syscall(SYS_pidfd_open, pid, 0); /* closes on exec by itself */
+    return td__above_streams((int)syscall(SYS_pidfd_open, pid, 0)); /* closes on exec by itself */
 }
 
 int td__pid_fd_kill(int pid_fd, int signal)
@@ -53,6 +55,27 @@ bool td__die_with_parent(pid_t parent)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     /* The parent may have died before the line above; then nobody would tell us. */
     return getppid() == parent;
+}
+
+int td__follow(int pipe_end)
+{
+    char path[32];
+    if (td__fault(EMFILE))
+        return -1;
+    td__format(path, sizeof path, "/proc/self/fd/%d", pipe_end);
+    int own = td__above_streams(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    if (own < 0)
+        return -1;
+    struct pollfd gone = { .fd = own, .events = POLLIN };
+    if (fcntl(own, F_SETOWN, getpid()) < 0 || fcntl(own, F_SETSIG, SIGKILL) < 0 ||
+        fcntl(own, F_SETFL, O_NONBLOCK | O_ASYNC) < 0) {
+        td__close(own);
+        return -1;
+    }
+    /* From here on its end kills us; it may have come before. */
+    if (poll(&gone, 1, 0) > 0)
+        _exit(1);
+    return own;
 }
 
 int td__child_ended(td__death *death)

@@ -58,16 +58,26 @@ void td__signals_ignored(sigset_t *ignored)
     }
 }
 
+static const int ignored_by_spawner[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
+                                          SIGPIPE, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2, SIGCHLD };
+
 void td__signals_ignore_terminal(void)
 {
-    static const int signals[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
-                                   SIGPIPE, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2 };
-    struct sigaction action = { .sa_handler = SIG_IGN };
-    for (size_t i = 0; i < TD__COUNT(signals); i++)
-        sigaction(signals[i], &action, NULL);
-    /* Ignored, SIGCHLD would let children vanish before we have seen how they ended. */
-    action.sa_handler = SIG_DFL;
-    sigaction(SIGCHLD, &action, NULL);
+    for (size_t i = 0; i < TD__COUNT(ignored_by_spawner); i++) {
+        /* Ignored, SIGCHLD would let children vanish before we have seen how they ended. */
+        int number = ignored_by_spawner[i];
+        struct sigaction action = { .sa_handler = number == SIGCHLD ? SIG_DFL : SIG_IGN };
+        sigaction(number, &action, NULL);
+    }
+}
+
+void td__signals_unignore_terminal(const sigset_t *ignored)
+{
+    for (size_t i = 0; i < TD__COUNT(ignored_by_spawner); i++) {
+        int number = ignored_by_spawner[i];
+        struct sigaction action = { .sa_handler = sigismember(ignored, number) == 1 ? SIG_IGN : SIG_DFL };
+        sigaction(number, &action, NULL);
+    }
 }
 
 int td__signal_fd_child(void)
@@ -77,7 +87,7 @@ int td__signal_fd_child(void)
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
-    return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    return td__above_streams(signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
 void td__signal_fd_clear(int fd)
