@@ -10,7 +10,7 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <math.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -418,23 +418,33 @@ static pid_t parent_of(pid_t pid)
     return parent;
 }
 
-/* The processes that the server has started, and theirs. */
-static size_t descendants(pid_t server, pid_t *found, size_t capacity)
+static bool is_below(pid_t pid, pid_t ancestor)
+{
+    for (pid = parent_of(pid); pid > 1; pid = parent_of(pid))
+        if (pid == ancestor)
+            return true;
+    return false;
+}
+
+/* The library's own processes. The spawner is no child of the server; as an orphan it came to the driver. */
+static size_t find_own(pid_t server, pid_t *found, size_t capacity)
 {
     size_t n = 0;
     DIR *proc = opendir("/proc");
     if (proc == NULL)
         return 0;
     for (struct dirent *e = readdir(proc); e && n < capacity; e = readdir(proc)) {
-        char *end;
+        char *end, exe[PATH_MAX], path[64];
         long pid = strtol(e->d_name, &end, 10);
-        if (*end || pid <= 1)
+        if (*end || pid <= 1 || pid == server || pid == getpid())
             continue;
-        for (pid_t p = parent_of((pid_t)pid); p > 1; p = parent_of(p))
-            if (p == server) {
-                found[n++] = (pid_t)pid;
-                break;
-            }
+        snprintf(path, sizeof path, "/proc/%ld/exe", pid);
+        ssize_t size = readlink(path, exe, sizeof exe - 1);
+        if (size < 0)
+            continue;
+        exe[size] = 0;
+        if (strcmp(exe, bench_self()) == 0 && is_below((pid_t)pid, getpid()))
+            found[n++] = (pid_t)pid;
     }
     closedir(proc);
     return n;
@@ -452,7 +462,7 @@ static bool measure_fixed(bench_row *row, double *values)
     if (!ask(row, "warm", 0, values, &count))
         return false;
     sum[KERNEL] = settled_kernel_kib() - before;
-    n = descendants(row->server->pid, found, WORKERS_MAX);
+    n = find_own(row->server->pid, found, WORKERS_MAX);
     if (n == 0) {
         bench_row_fail(row, "no spawner found");
         return false;

@@ -714,6 +714,53 @@ static void shuffle(size_t *order, size_t n)
     }
 }
 
+static bool is_server(const bench *b, pid_t pid)
+{
+    for (size_t i = 0; i < b->row_count; i++)
+        if (b->rows[i].server->pid == pid)
+            return true;
+    return false;
+}
+
+/*
+ * Processes that outlive their server come to the driver, which is a subreaper: Python's helpers and the library's
+ * spawner need a moment to see that they are alone. Reaps those that have ended, and waits for the others up to a
+ * limit if there is one. The pids of what is left are put into `left`; returns how many.
+ */
+static size_t reap_orphans(const bench *b, int64_t limit_ns, pid_t *left, size_t capacity)
+{
+    char path[64], line[LINE_MAX_BYTES];
+    size_t n;
+    int64_t end = bench_now() + limit_ns;
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+    for (;; bench_idle(1000000)) {
+        n = 0;
+        read_line(path, line, sizeof line);
+        for (char *s = strtok(line, " "); s && n < capacity; s = strtok(NULL, " ")) {
+            pid_t pid = (pid_t)strtol(s, NULL, 10);
+            if (pid > 0 && !is_server(b, pid) && waitpid(pid, NULL, WNOHANG | __WALL) == 0)
+                left[n++] = pid;
+        }
+        if (n == 0 || bench_now() >= end)
+            return n;
+    }
+}
+
+static int end_orphans(const bench *b)
+{
+    char path[64], comm[64];
+    pid_t left[64];
+    size_t n = reap_orphans(b, 3000000000, left, sizeof left / sizeof *left);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(path, sizeof path, "/proc/%d/comm", (int)left[i]);
+        read_line(path, comm, sizeof comm);
+        fprintf(stderr, "bench: process %d (%s) was left behind\n", (int)left[i], comm);
+        kill(left[i], SIGKILL);
+        waitpid(left[i], NULL, __WALL);
+    }
+    return (int)n;
+}
+
 static void measure(const bench *b, bench_row *row, int round)
 {
     double values[BENCH_VALUES_MAX];
@@ -730,6 +777,9 @@ static void measure(const bench *b, bench_row *row, int round)
         bench_row_fail(row, "its process did not end by itself");
         good = false;
     }
+    /* After a fresh server the next one begins with nothing left. */
+    pid_t left[64];
+    reap_orphans(b, row->server->fresh ? 3000000000 : 0, left, sizeof left / sizeof *left);
     if (!good) {
         row->failures++;
         fprintf(stderr, "bench: %s: %s\n", row->name, row->failure);
@@ -737,37 +787,6 @@ static void measure(const bench *b, bench_row *row, int round)
     }
     for (size_t m = 0; m < b->metric_count; m++)
         row->samples[m][round] = values[m] * b->metrics[m].scale;
-}
-
-/*
- * Processes that outlived their servers: orphans come to the driver, which is a subreaper. Python's helpers and the
- * library's spawner need a moment to see that they are alone.
- */
-static int count_orphans(void)
-{
-    char path[64], line[LINE_MAX_BYTES];
-    int left = 0;
-    for (int64_t end = bench_now() + 3000000000; bench_now() < end; bench_idle(2000000)) {
-        int status;
-        pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
-        if (pid < 0 && errno == ECHILD)
-            return 0;
-    }
-    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
-    read_line(path, line, sizeof line);
-    for (char *s = strtok(line, " "); s; s = strtok(NULL, " ")) {
-        char comm[64], *end;
-        long pid = strtol(s, &end, 10);
-        if (end == s)
-            continue;
-        snprintf(path, sizeof path, "/proc/%ld/comm", pid);
-        read_line(path, comm, sizeof comm);
-        fprintf(stderr, "bench: process %ld (%s) was left behind\n", pid, comm);
-        kill((pid_t)pid, SIGKILL);
-        waitpid((pid_t)pid, NULL, __WALL);
-        left++;
-    }
-    return left;
 }
 
 static int usage(const char *name)
@@ -898,7 +917,7 @@ int bench_main(bench *b, int argc, char **argv)
         }
         problems += b->rows[i].failures;
     }
-    problems += count_orphans();
+    problems += end_orphans(b);
     evaluate(b);
 
     for (size_t k = 0; k < b->metric_count; k++)

@@ -61,21 +61,19 @@ static int fetch_all(int count, char **urls)
         return count;
     }
 
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         threads[i] = td_thread(.target = fetch, .args = TD_STR(urls[i]));
-
-    for (int i = 0; i < count; i++)
-        td_start(threads[i]);
+        if (td_start(threads[i]) < 0)
+            fprintf(stderr, "cannot fetch '%s': %s\n", urls[i], td_last_message());
+    }
 
     int failed = 0;
     for (int i = 0; i < count; i++) {
-        td_join(threads[i]);
-        td_state outcome = td_outcome(threads[i]);
-        if (outcome != TD_RETURNED) {
-            const char *reason = outcome == TD_FAILED ? td_message(threads[i]) : td_describe(threads[i]);
-            fprintf(stderr, "cannot fetch '%s': %s\n", urls[i], reason);
-            failed++;
-        }
+        bool ended = td_join(threads[i]) == 0;
+        bool fetched = td_outcome(threads[i]) == TD_RETURNED;
+        if (ended && !fetched)
+            fprintf(stderr, "cannot fetch '%s': %s\n", urls[i], td_message(threads[i]));
+        failed += !fetched;
         td_free(threads[i]);
     }
     free(threads);

@@ -297,24 +297,24 @@ static int process_images(int count, char **paths)
         return count;
     }
 
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         processes[i] = td_process(.target = process_image, .args = TD_STR(paths[i]));
-
-    for (int i = 0; i < count; i++)
-        td_start(processes[i]);
+        if (td_start(processes[i]) < 0)
+            fprintf(stderr, "cannot convert '%s': %s\n", paths[i], td_last_message());
+    }
 
     int failed = 0;
     for (int i = 0; i < count; i++) {
-        td_join(processes[i]);
+        bool ended = td_join(processes[i]) == 0;
         td_state outcome = td_outcome(processes[i]);
-        if (outcome != TD_RETURNED) {
+        if (ended && outcome != TD_RETURNED) {
             const char *reason = outcome == TD_FAILED ? td_message(processes[i]) : td_describe(processes[i]);
             fprintf(stderr, "cannot convert '%s': %s\n", paths[i], reason);
             char temporary[PATH_MAX];
-            if (td_pid(processes[i]) > 0 && temporary_path(temporary, paths[i], td_pid(processes[i])))
+            if (temporary_path(temporary, paths[i], td_pid(processes[i])))
                 unlink(temporary);
-            failed++;
         }
+        failed += outcome != TD_RETURNED;
         td_free(processes[i]);
     }
     free(processes);

@@ -34,20 +34,20 @@ int main(void)
 {
     td_init();
 
+    int status = 0;
     td_worker *processes[TASKS];
     for (int i = 0; i < TASKS; i++) {
         char name[32];
         snprintf(name, sizeof(name), "Process %d", i);
         processes[i] = td_process(.target = compute_heavy_task, .args = TD_STR(name), .name = name);
+        if (td_start(processes[i]) < 0) {
+            fprintf(stderr, "%s\n", td_last_message());
+            status = 1;
+        }
     }
 
-    for (int i = 0; i < TASKS; i++)
-        td_start(processes[i]);
-
-    int status = 0;
     for (int i = 0; i < TASKS; i++) {
-        td_join(processes[i]);
-        if (td_outcome(processes[i]) != TD_RETURNED) {
+        if (td_join(processes[i]) == 0 && td_outcome(processes[i]) != TD_RETURNED) {
             fprintf(stderr, "%s\n", td_describe(processes[i]));
             status = 1;
         }

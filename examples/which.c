@@ -179,14 +179,19 @@ static double memory_of_worker(td_worker_kind kind)
 
 /* --- the answer -------------------------------------------------------------------------------------------- */
 
+static void print_row(const char *title, const char *one_by_one, const char *threads, const char *processes)
+{
+    printf("%-27s%13s%16s%16s\n", title, one_by_one, threads, processes);
+}
+
 static void print_tasks(const char *title, td_target *target)
 {
     double alone = time_one_by_one(target);
     double threads = time_together(TD_THREAD, target);
     double processes = time_together(TD_PROCESS, target);
     printf("%d tasks that %s\n", TASKS, title);
-    printf("  wall time                    %11.2f s  %11.2f s  %11.2f s\n", alone, threads, processes);
-    printf("  speed-up                     %11.1f x  %11.1f x  %11.1f x\n", 1.0, alone / threads, alone / processes);
+    printf("%-27s%11.2f s%14.2f s%14.2f s\n", "  wall time", alone, threads, processes);
+    printf("%-27s%11.1f x%14.1f x%14.1f x\n", "  speed-up", 1.0, alone / threads, alone / processes);
 }
 
 int main(void)
@@ -202,22 +207,21 @@ int main(void)
     double thread_start = median_start(TD_THREAD), process_start = median_start(TD_PROCESS);
 
     printf("Threads and processes, measured on this machine (CPUs: %d)\n\n", CPU_COUNT(&cpus));
-    printf("                                  one by one     on threads   in processes\n");
+    print_row("", "one by one", "on threads", "in processes");
     print_tasks("wait", wait_for_something);
     print_tasks("compute", compute);
     puts("One worker");
-    printf("  start and join, median                    -  %10.1f us  %10.1f us\n", thread_start * 1e6,
-           process_start * 1e6);
-    printf("  memory while it waits                     -  %9.1f KiB  %9.1f KiB\n", thread_kib, process_kib);
-    puts("  sees its caller's memory                  -            yes             no\n"
-         "  can be killed from outside                -             no            yes\n"
-         "  lock of an interpreter                    -           none           none\n"
-         "  a crash costs                             -    the program       its task\n");
+    printf("%-27s%13s%13.1f us%13.1f us\n", "  start and join, median", "-", thread_start * 1e6, process_start * 1e6);
+    printf("%-27s%13s%12.1f KiB%12.1f KiB\n", "  memory while it waits", "-", thread_kib, process_kib);
+    print_row("  sees its caller's memory", "-", "yes", "no");
+    print_row("  can be killed", "-", "no", "yes");
+    print_row("  interpreter lock", "-", "none", "none");
+    print_row("  a crash costs", "-", "the program", "its task");
 
     td_worker *crashing = td_process(.target = crash);
     if (td_start(crashing) < 0 || td_join(crashing) < 0)
         give_up("a crash", td_last_message());
-    printf("A process that crashes, tried here:\n  %s\nand this program goes on.\n\n", td_describe(crashing));
+    printf("\nA process that crashes, tried here:\n  %s\nand this program goes on.\n\n", td_describe(crashing));
     td_free(crashing);
 
     puts("Which to choose");
@@ -225,8 +229,8 @@ int main(void)
            "  time, but a process takes %.0f times as long to start and %.0f times the\n"
            "  memory.\n",
            process_start / thread_start, process_kib / thread_kib);
-    puts("  Tasks that compute: either. C has no global interpreter lock, so threads\n"
-         "  use all CPUs too. Threads where the tasks share much data; processes\n"
+    puts("  Tasks that compute: either. C has no global interpreter lock: threads\n"
+         "  use every free CPU too. Threads where tasks share much data; processes\n"
          "  where a task may crash, leak or hang: that costs this task only.\n"
          "  Tasks shorter than a start: neither. Give each worker many of them.");
 }

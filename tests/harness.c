@@ -377,6 +377,56 @@ int family(pid_t root, proc *list, int capacity)
     return found;
 }
 
+pid_t parent_of(pid_t pid)
+{
+    proc p;
+    return read_proc(pid, &p) ? p.ppid : 0;
+}
+
+int list_others(proc *list, int capacity)
+{
+    pid_t root = getpid() == 1 ? 1 : page->supervisor, above[64];
+    int generations = 0, kept = 0;
+    for (pid_t pid = getpid(); pid > 0 && pid != root && generations < 64; pid = parent_of(pid))
+        above[generations++] = pid;
+    proc *all = malloc(MAX_PROCS * sizeof *all);
+    REQUIRE(all != 0);
+    int n = family(root, all, MAX_PROCS);
+    for (int i = 0; i < n && i < MAX_PROCS; i++) {
+        bool mine = false;
+        for (int k = 0; k < generations; k++)
+            mine = mine || above[k] == all[i].pid;
+        if (mine)
+            continue;
+        if (kept < capacity)
+            list[kept] = all[i];
+        kept++;
+    }
+    free(all);
+    return kept;
+}
+
+static int count_others(bool zombies)
+{
+    proc *list = malloc(MAX_PROCS * sizeof *list);
+    REQUIRE(list != 0);
+    int n = list_others(list, MAX_PROCS), count = 0;
+    for (int i = 0; i < n; i++)
+        count += (list[i].state == 'Z' || list[i].state == 'X') == zombies;
+    free(list);
+    return count;
+}
+
+int others(void)
+{
+    return count_others(false);
+}
+
+int others_zombies(void)
+{
+    return count_others(true);
+}
+
 static int family_count(pid_t root, bool zombies)
 {
     proc *list = malloc(MAX_PROCS * sizeof *list);

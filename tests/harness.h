@@ -270,7 +270,21 @@ int family(pid_t root, proc *list, int capacity);
 /* Those that live (zombies not counted). */
 int family_alive(pid_t root);
 int family_zombies(pid_t root);
+/*
+ * All processes of this case but the calling one and those above it: what the library, and helpers, have started. (The
+ * spawner is not below the program in the tree of processes.) Orphans are reaped by the supervisor, so that a zombie
+ * that stays is one that somebody does not reap.
+ */
+int list_others(proc *list, int capacity);
+int others(void); /* that live */
+int others_zombies(void);
+#define CHECK_NOTHING_LEFT()                   \
+    do {                                       \
+        CHECK_INT(others(), 0);                \
+        WAIT_UNTIL(list_others(0, 0) == 0, 1); \
+    } while (0)
 bool process_alive(pid_t pid); /* false for a zombie */
+pid_t parent_of(pid_t pid);
 void print_family(pid_t root);
 /* A field of /proc/PID/status ("SigBlk"), as text without leading blanks; "" if there is none. */
 const char *status_of(pid_t pid, const char *field, char *to, size_t size);

@@ -127,6 +127,12 @@ void td__kill(pid_t pid, int signal);
 pid_t td__fork(void); /* the libc's fork: its locks and ours are in order in the child */
 void td__exit_now(int code) __attribute__((noreturn)); /* no handlers, no flushing */
 
+typedef struct td__death {
+    pid_t pid;
+    bool signaled;
+    int number; /* exit status or signal */
+} td__death;
+
 /* The calling process dies with its parent `parent`; false if that one is gone already. */
 bool td__die_with_parent(pid_t parent);
 
@@ -136,12 +142,6 @@ bool td__die_with_parent(pid_t parent);
  * that must stay open for it. Needs /proc. Does not return if that has happened already.
  */
 int td__follow(int pipe_end);
-
-typedef struct td__death {
-    pid_t pid;
-    bool signaled;
-    int number; /* exit status or signal */
-} td__death;
 
 /* Looks for an ended child without reaping it: 1 found, 0 none has ended, -1 there are no children. */
 int td__child_ended(td__death *death);
@@ -168,6 +168,10 @@ typedef struct td__exec {
 } td__exec;
 int td__exec_self(td__exec *request);
 
+/* Would an orphan come back to this process, or to a program whose worker it is (which sets the variable)? */
+extern bool td__reaper_above;
+bool td__orphans_stay(void);
+
 /* Waits until the holder has ended and gives its stack back. */
 void td__holder_reap(pid_t holder, void *stack);
 
@@ -177,10 +181,14 @@ void td__holder_reap(pid_t holder, void *stack);
  * child 0, with all signals blocked, and the holder as its parent. td__fork_reap after holder_fd has become readable.
  */
 typedef struct td__forked {
+    /* given; they live as long as the holder */
+    td__death *death;       /* written first, */
+    _Atomic uint32_t *done; /* then gets this bit, and those who sleep on it (shared) are woken */
+    uint32_t done_bit;
+    /* results */
     pid_t pid;
-    pid_t holder;           /* also known in the child */
-    int holder_fd;          /* readable when the holder has ended */
-    _Atomic uint32_t ended; /* 0: the child lives, or the holder was killed; else 1 + its wait status */
+    pid_t holder;  /* also known in the child */
+    int holder_fd; /* readable when the holder has ended: after its child, or killed before that */
     void *stack;
 } td__forked;
 int td__fork_hidden(td__forked *forked, const int life[2]); /* life: a pipe of ours, which the holder follows */

@@ -19,6 +19,7 @@
 typedef struct td__fork_record {
     _Atomic uint32_t references; /* the worker's, the watcher's */
     td__forked forked;
+    td__death death;
     td__slot *slot;
     size_t mapped;
 } td__fork_record;
@@ -51,15 +52,20 @@ int td__fork_record_fd(const td__fork_record *record)
     return record->forked.holder_fd;
 }
 
-/* By the watcher, when the holder has ended: it wrote how its child ended, or was killed, and its child with it. */
+/* By the watcher, when the holder has ended: it told of its child's end, or was killed, and its child with it. */
 void td__fork_record_ended(td__fork_record *record)
 {
-    uint32_t ended = td__load_acquire(&record->forked.ended);
-    int status = ended ? (int)(ended - 1) : SIGKILL;
-    bool signaled = (status & 0x7f) != 0;
-    td__slot_ended(record->slot, TD__ENDED, signaled, signaled ? status & 0x7f : status >> 8 & 0xff);
+    if (!(td__load_acquire(&record->slot->done) & TD__ENDED)) {
+        record->death = (td__death){ .signaled = true, .number = SIGKILL };
+        td__slot_ended(record->slot, TD__ENDED, true, SIGKILL);
+    }
     td__fork_reap(&record->forked);
     unref(record);
+}
+
+const td__death *td__forked_death(const td__fork_record *record)
+{
+    return &record->death;
 }
 
 void td__fork_record_forget(td__fork_record *record)
@@ -127,6 +133,9 @@ int td__forked_start(td_worker *worker)
         td__release(record);
         return td__start_failed(worker, "mmap", error);
     }
+    record->forked.death = &record->death;
+    record->forked.done = &record->slot->done;
+    record->forked.done_bit = TD__ENDED;
     char parent_name[TD_NAME_MAX];
     pid_t parent_pid = td__getpid();
     td_worker *self = td_main();

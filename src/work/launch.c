@@ -210,6 +210,7 @@ static td__segment *make_segment(td__spawner *spawner)
     segment->file_size = size;
     segment->main_pid = td__getpid();
     segment->spares = td__the.options.spares;
+    segment->reaper_above = td__orphans_stay();
     segment->core_dumps = td__the.options.core_dumps;
     segment->born_ignored = td__the.born_ignored;
     return segment;

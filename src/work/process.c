@@ -363,10 +363,13 @@ static void take_reply(td_worker *worker)
 
 static void take_death(td_worker *worker)
 {
-    int number = worker->slot->number;
+    td__death death = { .signaled = worker->slot->signaled != 0, .number = worker->slot->number };
+    if (worker->fork_record)
+        death = *td__forked_death(worker->fork_record);
+    int number = death.number;
     bool asked_for = (int)td__load_relaxed(&worker->stopping) == number;
     worker->code = TD_NO_CODE;
-    if (worker->slot->signaled) {
+    if (death.signaled) {
         worker->signal = number;
         worker->exitcode = -number;
         worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
@@ -490,8 +493,10 @@ int td__process_signal(td_worker *worker, int signal)
     td__lock_acquire(&worker->lock);
     if (td__load_relaxed(&worker->phase) != TD__COLLECTED && worker->slot) {
         td__store_relaxed(&worker->stopping, (uint32_t)signal);
-        if (signal != SIGKILL)
+        if (signal != SIGKILL) {
             td__store_relaxed(&worker->slot->cancel, 1);
+            td__store_relaxed(&worker->slot->signal, (uint32_t)signal); /* see take_signals in task.c */
+        }
         int fd = pid_fd_of(worker);
         if (fd >= 0) {
             if (td__pid_fd_kill(fd, signal) < 0 && errno != ESRCH)

@@ -42,6 +42,7 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             td__store_relaxed(&slot->done, 0);
             td__store_relaxed(&slot->ends, 0);
             td__store_relaxed(&slot->cancel, 0);
+            td__store_relaxed(&slot->signal, 0);
             td__store_relaxed(&slot->has_children, 0);
             td__store_relaxed(&slot->received, 0);
             td__store_relaxed(&slot->go, TD__GO_UNKNOWN);

@@ -90,6 +90,7 @@ typedef struct td__slot {
     _Atomic uint32_t done; /* futex; joiners sleep here while it is 0 */
     _Atomic uint32_t ends;
     _Atomic uint32_t cancel;       /* set by the owner's side, read by td_cancelled */
+    _Atomic uint32_t signal;       /* the last one sent by the owner's side */
     _Atomic uint32_t has_children; /* set by the worker before it starts its first */
     _Atomic uint32_t received;     /* a spare has taken its work off its lane */
     _Atomic uint32_t go;           /* futex; TD__GO_...: the target waits for it */
@@ -119,6 +120,7 @@ typedef struct td__segment {
     int32_t main_pid;
     uint32_t spares;
     uint32_t core_dumps;
+    uint32_t reaper_above; /* orphans must not get as far as the main process */
     sigset_t born_ignored;
     /* fixed by the spawner before it says that it is ready */
     uint32_t module_count;

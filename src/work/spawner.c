@@ -94,7 +94,6 @@ static void become_worker(uint32_t index, int keep)
     td__close(spawner.life[0]);
     td__slot *slot = td__slot_at(spawner.segment, index);
     td__store_release(&slot->pid, (uint32_t)td__getpid());
-    td__signals_unignore_terminal(&spawner.segment->born_ignored);
     td__close(spawner.control);
     td__close(spawner.main_fd);
     td__close(spawner.child_fd);
@@ -405,6 +404,7 @@ void td__spawner_role(void)
         return;
     }
     td__the.role = TD__ROLE_SPAWNER;
+    td__reaper_above = segment->reaper_above != 0;
     td__fault_move(segment->faults, false);
     spawner.segment = segment;
     spawner.pid = td__getpid();

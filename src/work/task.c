@@ -105,6 +105,18 @@ static void await_answer(task *task)
         cannot(task, TD_EACCESS, "capset", errno);
 }
 
+/* Until here all signals were blocked, and those of the terminal ignored, as in the spawner: one that came to a spare
+ * was not meant for this worker, and is dropped now. One that our owner sent meanwhile would be dropped as well: it is
+ * made up for. */
+static void take_signals(task *task)
+{
+    td__signals_clear();
+    td__signals_unignore_terminal(&task->segment->born_ignored);
+    int sent = (int)td__load_relaxed(&task->slot->signal);
+    if (sent)
+        td__kill(td__getpid(), sent);
+}
+
 static void take_environment(task *task)
 {
     const td__request *request = &task->request;
@@ -179,7 +191,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     take_environment(&task);
     td__thread_name(request->name);
     await_answer(&task);
-    td__signals_clear();
+    take_signals(&task);
     td_target *target = find_target(&task);
     static td_call call;
     call = (td_call){ .arg = task.arg,

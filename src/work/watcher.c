@@ -33,6 +33,10 @@ static void item_ended(struct item item)
 {
     if (item.spawner) {
         td__spawner_lost(item.spawner);
+        if (item.spawner->holder) { /* it ends now, with all that the spawner left behind */
+            td__holder_reap(item.spawner->holder, item.spawner->holder_stack);
+            item.spawner->holder = 0;
+        }
         td__spawner_unref(item.spawner);
     } else {
         td__fork_record_ended(item.record);

@@ -182,6 +182,7 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
 
 int td__forked_start(td_worker *worker);
 void td__forked_release(struct td__fork_record *record);
+const td__death *td__forked_death(const struct td__fork_record *record); /* once TD__ENDED is set */
 pid_t td__forked_pid(const struct td__fork_record *record);
 const void *td__forked_window(const struct td__fork_record *record, uint64_t size); /* NULL: the size cannot be */
 

@@ -386,7 +386,7 @@ TEST_METHODS(exit_in_the_target)
             td_free(w);
         }
     }
-    WAIT_UNTIL(family_zombies(getpid()) == 0, 10);
+    WAIT_UNTIL(others_zombies() == 0, 10);
     CHECK_INT(event_count(MAIN_HANDLER), 0);
 }
 

@@ -15,7 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { STARTED, READY, GO, SIGNALLED, NESTED };
+enum { STARTED, READY, GO, SIGNALLED, SENT, NESTED };
 
 extern char **environ;
 
@@ -140,7 +140,7 @@ TEST_METHODS(sigchld_is_not_sent)
         td_outcome(w);
         td_free(w);
     }
-    WAIT_UNTIL(family_zombies(getpid()) == 0, 5);
+    WAIT_UNTIL(others_zombies() == 0, 5);
     CHECK_OK(td_finish());
     CHECK_INT(atomic_load(&children_told), 0);
     own_child(3);
@@ -258,12 +258,12 @@ HELPER(adopts_orphans)
     CHECK_INT(td_outcome(w), TD_CRASHED);
     td_free(t);
     td_free(w);
-    WAIT_UNTIL(family_zombies(getpid()) == 0, 2);
+    WAIT_UNTIL(others_zombies() == 0, 2);
     check_no_child();
     CHECK_INT(td_run(td_process(.target = nothing)), 0);
     CHECK_OK(td_finish());
     check_no_child();
-    CHECK_INT(family(getpid(), 0, 0), 0);
+    CHECK_NOTHING_LEFT();
     return 0;
 }
 
@@ -324,8 +324,9 @@ HELPER(handles_interrupt)
     }
     event_wait_count(STARTED, 4);
     for (int round = 0; round < 10; round++) {
-        event_set(READY);
-        event_wait_count(SIGNALLED, (uint32_t)round + 1); /* the handler has run, so the whole group was sent it */
+        event_add(READY);
+        event_wait_count(SENT, (uint32_t)round + 1); /* to the whole group */
+        event_wait_count(SIGNALLED, (uint32_t)round + 1);
         if (round == 0) {
             for (int i = 0; i < 4; i++) {
                 REQUIRE_OK(td_join(w[i]));
@@ -352,15 +353,14 @@ TEST(terminal_signals_to_the_process_group)
     const int numbers[] = { SIGINT, SIGQUIT, SIGHUP };
     for (int i = 0; i < 3; i++) {
         char number[16];
-        page->event[STARTED] = page->event[READY] = page->event[SIGNALLED] = 0;
+        page->event[STARTED] = page->event[READY] = page->event[SIGNALLED] = page->event[SENT] = 0;
         snprintf(number, sizeof number, "%d", numbers[i]);
         helper_options o = { .own_group = true };
         pid_t pid = helper_start(&o, "handles_interrupt", number, NULL);
         for (int round = 0; round < 10; round++) {
-            event_wait(READY);
-            page->event[READY] = 0;
+            event_wait_count(READY, (uint32_t)round + 1);
             kill(-pid, numbers[i]);
-            event_wait_count(SIGNALLED, (uint32_t)round + 1);
+            event_add(SENT);
         }
         CHECK_INT(helper_wait(pid), 0);
     }
@@ -387,7 +387,7 @@ TEST(interrupt_ends_a_program_that_does_not_handle_it)
     event_wait(READY);
     kill(-pid, SIGINT);
     CHECK_INT(helper_wait(pid), -SIGINT);
-    WAIT_UNTIL(family_alive(page->supervisor) == 1, 1);
+    WAIT_UNTIL(others() == 0, 1);
 }
 
 /* --- fork by the program ------------------------------------------------------------------------------------- */

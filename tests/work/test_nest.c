@@ -103,7 +103,7 @@ TEST(descendants_of_a_dead_worker_are_ended)
             }
         }
     }
-    WAIT_UNTIL(family_zombies(getpid()) == 0, 5);
+    WAIT_UNTIL(others_zombies() == 0, 5);
 }
 
 static int leaves_one_running(td_call *call)
@@ -314,11 +314,7 @@ TEST(spawner_killed_under_nested_workers)
     REQUIRE_OK(td_start(w));
     event_wait(STARTED);
     pid_t outer = (pid_t)page->number[2], inner = (pid_t)page->number[0], spawner = 0;
-    static proc list[64];
-    int n = family(getpid(), list, 64);
-    for (int i = 0; i < n; i++)
-        if (list[i].pid == outer)
-            spawner = list[i].ppid;
+    spawner = parent_of(outer);
     REQUIRE(spawner > 1 && spawner != getpid());
     kill(spawner, SIGKILL);
     REQUIRE_OK(td_join(w));

@@ -1132,7 +1132,7 @@ TEST_MODES(a_thousand_from_eight_threads)
     int fds = count_fds();
     many_from_threads(how, 8, how->method == TD_FORK || SANITIZED ? 25 : 125);
     WAIT_UNTIL(count_fds() <= fds, 5);
-    WAIT_UNTIL(family_zombies(getpid()) == 0, 5);
+    WAIT_UNTIL(others_zombies() == 0, 5);
 }
 
 TEST_MODES_LIMIT(full_many_from_eight_threads, 600)

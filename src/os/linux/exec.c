@@ -6,8 +6,9 @@
  * exit signal back to SIGCHLD. So the new process must not be our child: a middle process, which shares our memory (so
  * that nothing is copied, whatever its size) and has exit signal 0, starts it and
  *   - ends: the new process is then the child of init; or,
- *   - where init or the nearest reaper is this very process, so that the orphan would come back to us, stays as its
- *     parent ("holder") until it ends. It has the price that process viewers count our memory twice.
+ *   - where init or the nearest reaper of orphans is this very process, or a program of which this is a worker, so that
+ *     the orphan would come to it, stays as its parent ("holder"), adopts what it leaves, and ends after all of
+ *     it. It has the price that process viewers count our memory twice.
  *
  * The middle process and the new one until its execve() run in our memory on stacks of their own, while the thread
  * that asked sleeps (or, with a holder, runs): they make raw system calls only, touch no thread-local data and run with
@@ -102,19 +103,25 @@ static void TD__NO_SANITIZE middle(void *arg)
         return;
     td__raw3(SYS_close_range, 0, ~0u, 0);
     td__raw1(SYS_chdir, "/");
+    td__raw5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     td__store_release(&launch->step, 1); /* publishes the results to td__exec_self */
     td__raw3(SYS_futex, &launch->step, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
     while (td__load_acquire(&launch->step) != 2)
         td__raw4(SYS_futex, &launch->step, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 1, NULL);
-    if (pid > 0)
-        while (td__raw5(SYS_waitid, P_PID, pid, NULL, WEXITED | __WALL, NULL) == -EINTR)
-            ;
+    long r;
+    do
+        r = td__raw4(SYS_wait4, -1, NULL, __WALL, NULL);
+    while (r > 0 || r == -EINTR);
 }
 
-static bool orphans_come_to_us(void)
+bool td__reaper_above;
+
+bool td__orphans_stay(void)
 {
     int reaper = 0;
-    return getpid() == 1 || (prctl(PR_GET_CHILD_SUBREAPER, &reaper) == 0 && reaper);
+    if (getpid() == 1 || (prctl(PR_GET_CHILD_SUBREAPER, &reaper) == 0 && reaper))
+        td__reaper_above = true;
+    return td__reaper_above;
 }
 
 static void reap(pid_t pid)
@@ -139,7 +146,7 @@ int td__exec_self(td__exec *request)
     if (!stacks)
         return -1;
     struct launch *launch = (struct launch *)stacks;
-    *launch = (struct launch){ .request = request, .stacks = stacks, .stay = orphans_come_to_us(), .pid_fd = -1 };
+    *launch = (struct launch){ .request = request, .stacks = stacks, .stay = td__orphans_stay(), .pid_fd = -1 };
     sigset_t mask;
     td__signals_block(&mask);
     long pid = -EAGAIN;

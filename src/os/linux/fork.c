@@ -13,7 +13,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -22,6 +24,7 @@
 struct forking {
     td__forked *forked;
     pid_t asker;
+    bool adopt;
     int life[2];
     int followed; /* in the holder, and in the child until it closes it */
     char path[32];
@@ -57,6 +60,8 @@ static void TD__NO_SANITIZE hold(void *arg)
     struct forking *forking = arg;
     td__forked *forked = forking->forked;
     forked->holder = (pid_t)td__raw1(SYS_getpid, 0);
+    if (forking->adopt)
+        td__raw5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (!follow(forking)) {
         forking->error = ESRCH;
         forked->pid = -1;
@@ -79,12 +84,19 @@ static void TD__NO_SANITIZE hold(void *arg)
         td__raw3(SYS_close_range, 0, forking->followed - 1, 0);
     td__raw3(SYS_close_range, forking->followed + 1, ~0u, 0);
     td__raw1(SYS_chdir, "/");
-    int status = 0;
+    siginfo_t info;
     long r;
     do
-        r = td__raw4(SYS_wait4, pid, &status, __WALL, NULL);
+        r = td__raw5(SYS_waitid, P_PID, pid, &info, WEXITED | WNOWAIT | __WALL, NULL);
     while (r == -EINTR);
-    td__store_release(&forked->ended, 1 + (uint32_t)status);
+    forked->death->pid = pid;
+    forked->death->signaled = r < 0 || info.si_code != CLD_EXITED;
+    forked->death->number = r < 0 ? SIGKILL : info.si_status;
+    td__fetch_or_acq_rel(forked->done, forked->done_bit); /* publishes the death to joiners */
+    td__raw3(SYS_futex, forked->done, FUTEX_WAKE, INT_MAX);
+    do /* what the child left, if it comes to us */
+        r = td__raw4(SYS_wait4, -1, NULL, __WALL, NULL);
+    while (r > 0 || r == -EINTR);
 }
 
 int td__fork_hidden(td__forked *forked, const int life[2])
@@ -96,12 +108,12 @@ int td__fork_hidden(td__forked *forked, const int life[2])
     struct forking *forking = (struct forking *)stack;
     forking->forked = forked;
     forking->asker = getpid();
+    forking->adopt = td__orphans_stay();
     forking->life[0] = life[0];
     forking->life[1] = life[1];
     td__format(forking->path, sizeof forking->path, "/proc/self/fd/%d", life[0]);
     forked->stack = stack;
     forked->holder_fd = -1;
-    forked->ended = 0;
     sigset_t mask;
     td__signals_block(&mask);
     if (__builtin_setjmp(forking->back)) {
