@@ -1,6 +1,6 @@
 # A thin front to CMake: installs what is missing, builds, runs and checks. The presets are in CMakePresets.json.
 #
-#   make              what is missing from Debian's packages, and everything built in build/
+#   make              installs what is missing of Debian's packages, and builds everything in build/
 #   make run          the example programs on their built-in input
 #   make check        the quick tier of all checks         make check-full   the long ones too
 #   make bench        the benchmarks
@@ -11,31 +11,37 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 
 # The builds below are no part of this make's jobs.
-cmake := env -u MAKEFLAGS -u MFLAGS cmake
+cmake := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL cmake
+compile := $(cmake) --build --preset release --parallel $(JOBS)
 
-.PHONY: all build run check check-full bench install format clean
+.PHONY: all configure build run check check-full bench install format clean
 all: build
 
-build:
+configure:
 	@tools/install-deps build
 	@tools/install-deps --optional examples
 	@$(cmake) --preset release >/dev/null
-	@$(cmake) --build --preset release --parallel $(JOBS)
+
+build: configure
+	@$(compile)
 
 run:
 	@tools/install-deps build examples
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory configure
+	@$(compile) --target examples
 	@tools/run-examples build
 
 check check-full:
 	@tools/install-deps build examples check
 	@JOBS=$(JOBS) tools/check $(if $(filter check-full,$@),--full)
 
-bench: build
+bench: configure
 	@tools/install-deps bench
+	@$(compile) --target bench
 	@bench/run build/bench
 
-install: build
+install: configure
+	@$(compile) --target tandem tandem_static
 	$(cmake) --install build --prefix $(PREFIX)
 	@test -n "$(DESTDIR)" || test "$$(id -u)" != 0 || PATH="$$PATH:/sbin" ldconfig
 

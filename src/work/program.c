@@ -9,6 +9,7 @@
 #include "work/worker.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -107,6 +108,53 @@ void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_
     td__self = main_worker;
 }
 
+/* --- the gate: a count of starts under way, and whether the program finishes; a futex ---------------------------- */
+
+#define FINISHING 0x80000000u
+static _Atomic uint32_t gate;
+
+void td__gate_enter(void)
+{
+    uint32_t now = td__load_relaxed(&gate);
+    for (;;) {
+        if (now & FINISHING) {
+            td__futex_wait(&gate, now, 0, false);
+            now = td__load_relaxed(&gate);
+        } else if (td__cas_acq_rel(&gate, &now, now + 1)) {
+            return;
+        }
+    }
+}
+
+void td__gate_leave(void)
+{
+    if (td__fetch_sub_acq_rel(&gate, 1) == (FINISHING | 1))
+        td__futex_wake(&gate, INT_MAX, false);
+}
+
+/* False: another thread is finishing, and has finished by the time this returns. */
+static bool gate_close(void)
+{
+    uint32_t now = td__load_relaxed(&gate);
+    while (!(now & FINISHING))
+        if (td__cas_acq_rel(&gate, &now, now | FINISHING))
+            break;
+    if (now & FINISHING) {
+        while ((now = td__load_acquire(&gate)) & FINISHING)
+            td__futex_wait(&gate, now, 0, false);
+        return false;
+    }
+    while ((now = td__load_acquire(&gate)) != FINISHING)
+        td__futex_wait(&gate, now, 0, false);
+    return true;
+}
+
+static void gate_open(void)
+{
+    td__store_release(&gate, 0);
+    td__futex_wake(&gate, INT_MAX, false);
+}
+
 /* --- forks ----------------------------------------------------------------------------------------------------- */
 
 static void before_fork(void)
@@ -135,6 +183,7 @@ static void after_fork_in_child(void)
     td__the.epoch++;
     td__the.role = TD__ROLE_MAIN;
     td__the.slot = NULL;
+    gate = 0;
     td__watcher_forget();
     td__spawners_forget();
     main_worker = parent_worker = NULL; /* a copy that is lost, not freed: someone may hold it */
@@ -196,10 +245,14 @@ static void end_daemons(void)
 
 static void finish(void)
 {
+    join_all(); /* before the gate: those who are joined may start others */
+    if (!gate_close())
+        return;
     join_all();
     end_daemons();
     td__registry_tell_all();
     td__spawners_finish();
+    gate_open();
 }
 
 int td_finish(void)

@@ -106,7 +106,7 @@ static td_worker *next_untold(void)
     td_worker *worker = first[ENDED];
     for (; worker; worker = worker->next) {
         uint32_t references = td__load_relaxed(&worker->references);
-        if (td__load_relaxed(&worker->told) || td__load_relaxed(&worker->asked))
+        if (!td__worker_untold(worker))
             continue;
         while (references > 0 && !td__cas_acq_rel(&worker->references, &references, references + 1))
             ;

@@ -232,12 +232,14 @@ int td_start(td_worker *worker)
     if (worker->kind == TD_THREAD) {
         code = td__thread_start(worker);
     } else {
+        td__gate_enter();
         code = td__process_start(worker);
         if (code == 0) {
             /* Release: its slot. Before it is listed, so that whoever finds it there can join it. */
             td__store_release(&worker->phase, TD__STARTED);
             td__registry_add(worker);
         }
+        td__gate_leave();
     }
     if (code < 0)
         td__store_release(&worker->phase, TD__CREATED);
@@ -505,10 +507,15 @@ td_failure_hook *td_set_failure_hook(td_failure_hook *wanted)
     return former ? former : print_failure;
 }
 
+bool td__worker_untold(const td_worker *worker)
+{
+    return phase_of(worker) == TD__COLLECTED && (worker->outcome == TD_FAILED || worker->outcome == TD_CRASHED) &&
+           !td__load_relaxed(&worker->asked) && !td__load_relaxed(&worker->told);
+}
+
 void td__worker_tell(td_worker *worker)
 {
-    if (phase_of(worker) != TD__COLLECTED || (worker->outcome != TD_FAILED && worker->outcome != TD_CRASHED) ||
-        td__load_relaxed(&worker->asked) || atomic_exchange_explicit(&worker->told, 1, memory_order_acq_rel))
+    if (!td__worker_untold(worker) || atomic_exchange_explicit(&worker->told, 1, memory_order_acq_rel))
         return;
     td_failure failure = { .name = worker->name,
                            .kind = worker->kind,

@@ -111,6 +111,13 @@ typedef struct td__program {
 } td__program;
 extern td__program td__the;
 
+/*
+ * Starts of processes and td_finish exclude each other: a start that comes while the program finishes waits for that
+ * and then begins anew; td_finish waits for starts under way.
+ */
+void td__gate_enter(void);
+void td__gate_leave(void);
+
 /* Registers the fork handlers and the end of the program, once. */
 void td__program_ready(void);
 
@@ -132,6 +139,7 @@ void td__worker_unref(td_worker *worker);
 void td__worker_ref(td_worker *worker);
 /* Tells the failure hook if it failed and nobody asked; once. */
 void td__worker_tell(td_worker *worker);
+bool td__worker_untold(const td_worker *worker); /* has it anything to tell? */
 int td__exitcode_of(int code);
 int td__next_number(td_worker_kind kind);
 
