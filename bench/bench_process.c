@@ -86,10 +86,7 @@ static size_t tandem_single(long n, double *values)
     return 1;
 }
 
-/* What a fork of the spawner's own image costs: no forkserver can sustain more than this many starts. */
-typedef struct image_figures {
-    double mean, median;
-} image_figures;
+/* What a fork of the spawner's own image costs: what the sustained starts are measured by. */
 
 static void fork_wait(void)
 {
@@ -103,46 +100,31 @@ static void fork_wait(void)
         bench_fail("fork: the child did not exit as it should");
 }
 
-static int fork_in_image(td_call *call)
+static double fork_loop(long n)
 {
-    long n = td_arg(call, long);
-    double times[n];
     for (int i = 0; i < WARM; i++)
         fork_wait();
-    int64_t begin = bench_now(), last = begin;
-    for (long i = 0; i < n; i++) {
+    int64_t begin = bench_now();
+    for (long i = 0; i < n; i++)
         fork_wait();
-        int64_t now = bench_now();
-        times[i] = (double)(now - last);
-        last = now;
-    }
-    return td_return(call, image_figures, .mean = (double)(last - begin) / (double)n,
-                     .median = bench_median(times, (size_t)n));
+    return (double)(bench_now() - begin) / (double)n;
 }
 
-static image_figures ask_image(long n)
+static int fork_in_image(td_call *call)
 {
-    image_figures f;
+    return td_return(call, double, fork_loop(td_arg(call, long)));
+}
+
+static size_t image(long n, double *values)
+{
     td_worker *w = td_process(.target = fork_in_image, .args = TD_VAL(n));
     if (td_start(w) < 0 || td_join(w) < 0)
         bench_fail("td_start, td_join: %s", td_last_message());
     if (td_outcome(w) != TD_RETURNED)
         bench_fail("%s", td_describe(w));
-    if (td_result(w, image_figures, &f) < 0)
+    if (td_result(w, double, values) < 0)
         bench_fail("td_result: %s", td_last_message());
     td_free(w);
-    return f;
-}
-
-static size_t image_mean(long n, double *values)
-{
-    values[0] = ask_image(n).mean;
-    return 1;
-}
-
-static size_t image_median(long n, double *values)
-{
-    values[0] = ask_image(n).median;
     return 1;
 }
 
@@ -286,8 +268,10 @@ static size_t parked_process_pinned(long n, double *values)
 /* --- servers ---------------------------------------------------------------------------------------------------- */
 
 static const bench_op tandem_ops[] = {
-    { "single", tandem_single }, { "sustained", tandem_sustained }, { "fork", tandem_fork },
-    { "image", image_mean },     { "image-median", image_median },
+    { "single", tandem_single },
+    { "sustained", tandem_sustained },
+    { "fork", tandem_fork },
+    { "image", image },
 };
 
 static const bench_op peer_ops[] = {

@@ -177,6 +177,11 @@ static void failed(bool fatal, const char *format, ...)
         _exit(1);
 }
 
+bool harness_failed(void)
+{
+    return atomic_load(&failures) > 0;
+}
+
 bool harness_check(bool fatal, bool held, const char *file, int line, const char *text)
 {
     if (!held)
@@ -634,6 +639,8 @@ static pid_t start_helper(const helper_options *options, const char *name, va_li
         argv[n++] = argument;
     argv[n] = 0;
     fflush(stdout);
+    if (page)
+        atomic_fetch_add(&page->helpers_started, 1);
     pid_t pid = fork();
     REQUIRE(pid >= 0);
     if (pid)
@@ -675,6 +682,16 @@ int helper_wait(pid_t pid)
         if (errno != EINTR)
             return -1000;
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+void helper_event(pid_t pid, int n, uint32_t count)
+{
+    while (!wait_count(n, count, 0.05)) {
+        siginfo_t info = { 0 };
+        if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid &&
+            event_count(n) < count)
+            failed(true, "helper %d ended before event %d: %d", (int)pid, n, helper_wait(pid));
+    }
 }
 
 int helper_run(const helper_options *options, const char *name, ...)
@@ -974,6 +991,11 @@ static int harness_main(int argc, char **argv)
             if (strcmp(h->name, argv[2]) != 0)
                 continue;
             case_pid = getpid();
+            if (page && atomic_fetch_add(&page->helpers_entered, 1) >= atomic_load(&page->helpers_started)) {
+                harness_note("td_init() has returned in a process that was to be the spawner");
+                atomic_fetch_add(&page->failures, 1);
+                _exit(99);
+            }
             int status = h->main(argc - 2, argv + 2);
             if (atomic_load(&failures)) {
                 fflush(stdout);

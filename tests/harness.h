@@ -151,14 +151,14 @@ void harness_add_init(harness_init *add);
     td_worker_create(how->kind, &(td_worker_options){ \
                                     .struct_size = sizeof(td_worker_options), .method = how->method, __VA_ARGS__ })
 
-#define HELPER(name)                                                      \
-    static int helper_##name(int argc, char **argv);                      \
-    __attribute__((constructor)) static void helper_register_##name(void) \
-    {                                                                     \
-        static harness_helper add = { #name, helper_##name, 0 };          \
-        harness_add_helper(&add);                                         \
-    }                                                                     \
-    static int helper_##name(int argc, char **argv)
+#define HELPER(name)                                                                                 \
+    static int helper_##name(int argc __attribute__((unused)), char **argv __attribute__((unused))); \
+    __attribute__((constructor)) static void helper_register_##name(void)                            \
+    {                                                                                                \
+        static harness_helper add = { #name, helper_##name, 0 };                                     \
+        harness_add_helper(&add);                                                                    \
+    }                                                                                                \
+    static int helper_##name(int argc __attribute__((unused)), char **argv __attribute__((unused)))
 
 #define INIT(name)                                                      \
     static void init_##name(void);                                      \
@@ -185,6 +185,8 @@ bool harness_check_ok(bool fatal, int got, const char *file, int line, const cha
 bool harness_check_error(int got, int want, const char *file, int line, const char *text);
 void harness_skip(const char *format, ...) TD_PRINTF(1, 2);
 void harness_note(const char *format, ...) TD_PRINTF(1, 2);
+
+bool harness_failed(void); /* a check, in this process */
 
 #define CHECK(x)             harness_check(false, (x), __FILE__, __LINE__, #x)
 #define REQUIRE(x)           harness_check(true, (x), __FILE__, __LINE__, #x)
@@ -234,7 +236,8 @@ void pause_ms(int ms);
 typedef struct harness_page {
     _Atomic uint32_t event[PAGE_EVENTS];
     _Atomic int64_t number[PAGE_EVENTS];
-    _Atomic int32_t failures; /* checks that failed, in any process */
+    _Atomic int32_t failures;                         /* checks that failed, in any process */
+    _Atomic int32_t helpers_started, helpers_entered; /* a spawner that runs main would be one too many */
     pid_t supervisor;
     char text[PAGE_TEXT];
 } harness_page;
@@ -318,6 +321,8 @@ typedef struct helper_options {
 pid_t helper_start(const helper_options *options, const char *name, ...) __attribute__((sentinel));
 /* Waits for it: its exit status, or minus the signal. */
 int helper_wait(pid_t pid);
+/* Waits for an event that the helper sets; ends the case if the helper ends before. */
+void helper_event(pid_t pid, int n, uint32_t count);
 int helper_run(const helper_options *options, const char *name, ...) __attribute__((sentinel));
 /* Runs it with standard output and error into *output (to be freed). */
 int helper_output(char **output, const helper_options *options, const char *name, ...) __attribute__((sentinel));

@@ -19,12 +19,13 @@ extern "C" {
 #endif
 
 typedef struct td_init_options {
-    size_t struct_size TD_ZERO;   /* filled in by the macro */
-    int (*prepare)(void) TD_ZERO; /* runs once in the spawner, before any worker: loads what all workers share.
-                                     Not 0 means that it failed: process starts then fail with that code. */
-    bool start_now TD_ZERO;       /* start the spawner here instead of at the first process start */
-    bool core_dumps TD_ZERO;      /* let crashing workers dump core; default no (a dump delays the news) */
-    unsigned spares TD_ZERO;      /* warm processes kept ready, 1 to 8; default 2 */
+    size_t struct_size TD_ZERO; /* filled in by the macro */
+    int (*prepare)(
+        void) TD_ZERO;       /* runs once in the spawner, before any worker: loads what all workers share.
+                                Not 0 means that it failed: process starts then fail with TD_ESPAWNER and tell the number. */
+    bool start_now TD_ZERO;  /* start the spawner here instead of at the first process start */
+    bool core_dumps TD_ZERO; /* let crashing workers dump core; default no (a dump delays the news) */
+    unsigned spares TD_ZERO; /* warm processes kept ready, 1 to 8; default 2 */
 } td_init_options;
 
 /*

@@ -151,8 +151,9 @@ TD_API int td_result_code(td_worker *worker);
  * while it has not ended. A failure's code outside 1..255 gives its low eight bits, or 1 if those are zero. */
 TD_API int td_exitcode(td_worker *worker);
 
-/* One sentence about the worker: "worker 'resize' (pid 21992) killed by SIGSEGV". Of a failure, it holds the message.
- * The string belongs to the worker. td_message is the message of td_fail alone, "" if there is none. */
+/* One sentence about the worker: "worker 'resize' (pid 21992) killed by SIGSEGV". Of a failure, it holds the message;
+ * of a start that failed, why. The string belongs to the worker. td_message says only why it did not return: the
+ * message of td_fail, "killed by SIGSEGV", "exited with status 3 without returning", the failed start; "" otherwise. */
 TD_API const char *td_describe(td_worker *worker);
 TD_API const char *td_message(td_worker *worker);
 

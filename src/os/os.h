@@ -91,8 +91,9 @@ int td__socket_pair(int fds[2]);
 /* Sends one message with descriptors; blocks while the receiver is behind. EPIPE when it is gone. */
 int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count);
 
-/* Receives one message. *fd_count: in the room in fds, out the number received (all close on exec). Returns its size,
- * 0 at the end of the stream. `wait` false: EAGAIN if there is none. */
+/* Receives one message. *fd_count: in the room in fds, out the number received (all close on exec): 0 if this process
+ * had no numbers left for all of them. Returns its size, 0 at the end of the stream. `wait` false: EAGAIN if there is
+ * none. */
 ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait);
 
 /* Waits until one of the descriptors (negative ones are skipped) is readable or hung up; ready[i] tells. The number of
@@ -102,7 +103,8 @@ int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline);
 
 /* --- signals ----------------------------------------------------------------------------------------------- */
 
-void td__signals_block(sigset_t *before); /* all of them, of this thread */
+void td__signals_block(sigset_t *before);       /* all of them, of this thread */
+void td__signals_block_users(sigset_t *before); /* but the libc's own, by which it reaches all threads (setuid) */
 void td__signals_restore(const sigset_t *mask);
 void td__signals_clear(void); /* unblock all */
 
@@ -121,6 +123,7 @@ const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
 pid_t td__getpid(void);
 pid_t td__getppid(void);
+uid_t td__effective_user(void);
 int td__pid_fd(pid_t pid);
 int td__pid_fd_kill(int pid_fd, int signal);
 void td__kill(pid_t pid, int signal);
@@ -159,6 +162,8 @@ typedef struct td__exec {
     char *const *environment;
     const int *keep;
     size_t keep_count;
+    uid_t user, real_user; /* set by td__exec_self; the new process has the effective ones only */
+    gid_t group, real_group;
     /* results */
     pid_t pid;
     int pid_fd;

@@ -65,23 +65,47 @@ static int keep_environment(td__spawner *spawner)
 
 /* --- the life pipe ----------------------------------------------------------------------------------------- */
 
+/* A follower opens the reading end anew, which only the user may who made it. After a change of user there is another
+ * pipe; those who follow the former ones do so as long as their writing ends are open. */
+#define USERS_MAX 16
+
 static td__lock life_lock;
-static int life[2] = { -1, -1 }; /* under life_lock until made; then fixed until the finish */
+static int life[2] = { -1, -1 }; /* under life_lock, as all of these */
+static uid_t life_user;
+static int former_ends[USERS_MAX];
+static int former_count;
 
 const int *td__life(void)
 {
+    const int *made = life;
     td__lock_acquire(&life_lock);
-    int r = life[0] >= 0 ? 0 : td__pipe(life);
-    if (r < 0)
-        life[0] = life[1] = -1;
+    if (life[0] >= 0 && life_user != td__effective_user()) {
+        if (former_count == USERS_MAX) {
+            errno = EMFILE;
+            made = NULL;
+        } else {
+            former_ends[former_count++] = life[1];
+            td__close(life[0]);
+            life[0] = life[1] = -1;
+        }
+    }
+    if (made && life[0] < 0) {
+        life_user = td__effective_user();
+        if (td__pipe(life) < 0) {
+            life[0] = life[1] = -1;
+            made = NULL;
+        }
+    }
     td__lock_release(&life_lock);
-    return r < 0 ? NULL : life;
+    return made;
 }
 
 static void close_life(void)
 {
     td__close(life[0]);
     td__close(life[1]);
+    while (former_count > 0)
+        td__close(former_ends[--former_count]);
     life[0] = life[1] = -1;
 }
 
@@ -178,7 +202,7 @@ static int hear(td__spawner *spawner, uint32_t what, int64_t deadline, td__messa
     int error = errno;
     if (got == (ssize_t)sizeof *message && message->what == what) {
         spawner->lane_count = (uint32_t)room;
-        return 0;
+        return what == TD__READY && room == 0 && message->code == 0 ? failed(for_whom, "recvmsg", EMFILE) : 0;
     }
     if (got < 0 && !(ready[1] && error == EAGAIN))
         return failed(for_whom, "recvmsg", error);

@@ -373,9 +373,14 @@ static void take_death(td_worker *worker)
         worker->signal = number;
         worker->exitcode = -number;
         worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
+        char name[24];
+        td__format(worker->message, sizeof worker->message, "%s by %s", asked_for ? "cancelled" : "killed",
+                   td__signal_name(number, name));
     } else {
         worker->exitcode = number & 0xff;
         worker->outcome = TD_CRASHED;
+        td__format(worker->message, sizeof worker->message, "exited with status %d without returning",
+                   worker->exitcode);
     }
 }
 

@@ -184,8 +184,8 @@ static void after_fork_in_child(void)
     td__the.role = TD__ROLE_MAIN;
     td__the.slot = NULL;
     gate = 0;
+    td__spawners_forget(); /* before those that the watcher watches, the current one among them, are freed */
     td__watcher_forget();
-    td__spawners_forget();
     main_worker = parent_worker = NULL; /* a copy that is lost, not freed: someone may hold it */
     td__self = NULL;
     is_main_thread = true;

@@ -119,10 +119,8 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
         int fds[TD__MESSAGE_FDS];
         size_t count = TD__COUNT(fds);
         ssize_t n = td__receive(socket, &message, sizeof message, fds, &count, true);
-        if (n < 0 && errno != EMFILE && errno != ENOBUFS)
-            td__exit_now(1);
-        if (n == 0)
-            td__exit_now(0); /* the main process has gone */
+        if (n <= 0)
+            td__exit_now(n < 0); /* the main process has gone */
         if (n == (ssize_t)sizeof message && message.slot == index && message.generation == generation) {
             td__close(socket);
             td__store_release(&slot->received, 1);
@@ -130,15 +128,9 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
             td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
             td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
         }
-        /* Meant for one that was here before us and died; or it could not be received whole, and then the work is
-         * done without streams, which td__task_run reports. */
+        /* Meant for one that was here before us and died. */
         for (size_t i = 0; i < count; i++)
             td__close(fds[i]);
-        if (n < 0) {
-            message = (td__message){ .what = TD__START, .slot = index, .generation = generation, .streams = ~0u };
-            td__store_release(&slot->received, 1);
-            td__task_run(spawner.segment, spawner.file, index, &message, NULL, 0);
-        }
     }
 }
 
@@ -192,6 +184,12 @@ static bool owner_lives(unsigned owner)
     return TD__WORD_STATE(td__load_acquire(&slot->word)) == TD__TAKEN && !(td__load_acquire(&slot->done) & TD__ENDED);
 }
 
+static void refuse(uint32_t index, int error)
+{
+    td__slot_ended(td__slot_at(spawner.segment, index), TD__ENDED | TD__NOT_STARTED, false, error);
+    td__slot_end(spawner.segment, spawner.file, index, TD__GONE);
+}
+
 static void start(const td__message *message, int *fds, size_t count)
 {
     /* The number comes from another process. */
@@ -206,6 +204,10 @@ static void start(const td__message *message, int *fds, size_t count)
         give_back(message->slot);
         return;
     }
+    if (count != (size_t)__builtin_popcount(message->streams & 15)) {
+        refuse(message->slot, EMFILE);
+        return;
+    }
     pid_t pid = td__fork();
     if (pid == 0) {
         become_worker(message->slot, -1);
@@ -213,8 +215,7 @@ static void start(const td__message *message, int *fds, size_t count)
         td__task_run(spawner.segment, spawner.file, message->slot, message, fds, count);
     }
     if (pid < 0) {
-        td__slot_ended(slot, TD__ENDED | TD__NOT_STARTED, false, errno);
-        td__slot_end(spawner.segment, spawner.file, message->slot, TD__GONE);
+        refuse(message->slot, errno);
         return;
     }
     spawner.fork_failed = false;
@@ -393,8 +394,11 @@ void td__spawner_role(void)
     bool named = strcmp(marker, "3") == 0;
     unsetenv(TD__MARKER);
     uint64_t size;
-    if (!named || getauxval(AT_SECURE) || !td__is_memory_file(3, &size) || size < TD__MAPPED_BYTES)
+    if (!named || !td__is_memory_file(3, &size) || size < TD__MAPPED_BYTES)
         return;
+    /* Started by one of us, but with rights that its starter has not: neither a spawner nor, again, the program. */
+    if (getauxval(AT_SECURE))
+        td__exit_now(1);
     td__segment *segment = td__map_shared(3, 0, TD__MAPPED_BYTES);
     if (!segment)
         return;

@@ -16,10 +16,10 @@
 static void ended(td_worker *worker)
 {
     td__lock_acquire(&worker->lock);
+    /* Release: publishes the outcome to those who see the thread ended; before the descriptor says so. */
+    td__store_release(&worker->phase, TD__COLLECTED);
     if (worker->sentinel >= 0)
         td__event_fd_signal(worker->sentinel);
-    /* Release: publishes the outcome to those who see the thread ended. */
-    td__store_release(&worker->phase, TD__COLLECTED);
     td__lock_release(&worker->lock);
     td__self = NULL;
     td__registry_remove(worker);
@@ -40,6 +40,7 @@ static void left(void *arg)
     worker->outcome = TD_CRASHED;
     worker->code = TD_NO_CODE;
     worker->exitcode = 0;
+    td__format(worker->message, sizeof worker->message, "exited without returning");
     ended(worker);
 }
 
@@ -99,22 +100,26 @@ int td__thread_start(td_worker *worker)
 int td__thread_wait(td_worker *worker, int64_t deadline)
 {
     for (;;) {
+        /* One that has ended by its own account is only leaving: that takes no time worth a limit. */
+        if (td__load_acquire(&worker->phase) == TD__COLLECTED)
+            deadline = 0;
         /* Acquire: sees what the joiner saw of the thread before its release below. */
         uint32_t joining = td__load_acquire(&worker->joining);
+        int error = 0;
         if (joining == TD__JOINED)
             return 0;
         if (joining == TD__UNJOINED && td__cas_acq_rel(&worker->joining, &joining, TD__JOINING)) {
-            int error = td__thread_join(worker->thread, deadline);
+            error = td__thread_join(worker->thread, deadline);
             td__store_release(&worker->joining, error ? TD__UNJOINED : TD__JOINED);
             td__futex_wake(&worker->joining, INT_MAX, false);
             if (error == 0)
                 return 0;
-            if (error == ETIMEDOUT)
-                return td__fail(TD_ETIMEOUT, "worker '%s' has not ended within the time limit", worker->name);
-            return td__fail(TD_ESYSTEM, "cannot join worker '%s': %s", worker->name, strerror(error));
+            if (error != ETIMEDOUT)
+                return td__fail(TD_ESYSTEM, "cannot join worker '%s': %s", worker->name, strerror(error));
+        } else if (joining == TD__JOINING && td__futex_wait(&worker->joining, TD__JOINING, deadline, false) < 0) {
+            error = errno;
         }
-        if (joining == TD__JOINING && td__futex_wait(&worker->joining, TD__JOINING, deadline, false) < 0 &&
-            errno == ETIMEDOUT)
+        if (error == ETIMEDOUT && td__load_acquire(&worker->phase) != TD__COLLECTED)
             return td__fail(TD_ETIMEOUT, "worker '%s' has not ended within the time limit", worker->name);
     }
 }

@@ -107,7 +107,7 @@ static int start_thread(void)
     if (wake_fd < 0)
         return -1;
     sigset_t mask;
-    td__signals_block(&mask);
+    td__signals_block_users(&mask);
     int r = td__thread_create(&thread, 0, run, NULL);
     int error = errno;
     td__signals_restore(&mask);

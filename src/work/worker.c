@@ -148,7 +148,9 @@ static int check_started(const td_worker *worker, const char *call)
 {
     int code = check(worker, call);
     if (code == 0 && (phase_of(worker) == TD__CREATED || phase_of(worker) == TD__STARTING))
-        code = td__fail(TD_ESTATE, "%s: worker '%s' has not been started", call, worker->name);
+        code = worker->message[0] && phase_of(worker) == TD__CREATED
+                   ? td__fail(TD_ESTATE, "%s", worker->message) /* why its start failed */
+                   : td__fail(TD_ESTATE, "%s: worker '%s' has not been started", call, worker->name);
     return code;
 }
 
@@ -241,8 +243,12 @@ int td_start(td_worker *worker)
         }
         td__gate_leave();
     }
-    if (code < 0)
+    if (code < 0) {
+        td__lock_acquire(&worker->lock);
+        td__format(worker->message, sizeof worker->message, "%s", td_last_message());
+        td__lock_release(&worker->lock);
         td__store_release(&worker->phase, TD__CREATED);
+    }
     return code;
 }
 
@@ -395,28 +401,27 @@ int td_exitcode(td_worker *worker)
 
 const char *td_message(td_worker *worker)
 {
-    return ask(worker) ? worker->message : "";
+    return ask(worker) || (worker && phase_of(worker) == TD__CREATED) ? worker->message : "";
 }
 
 /* Under the worker's lock. */
 static void write_sentence(td_worker *worker, bool ended)
 {
-    char who[TD_NAME_MAX + 40], signal[24];
+    char who[TD_NAME_MAX + 40];
     char *to = worker->sentence;
     size_t size = sizeof worker->sentence;
     if (worker->kind == TD_PROCESS && td__load_relaxed(&worker->pid) > 0)
         td__format(who, sizeof who, "worker '%s' (pid %d)", worker->name, (int)td__load_relaxed(&worker->pid));
     else
         td__format(who, sizeof who, "worker '%s'", worker->name);
-    if (!ended)
+    if (!ended && phase_of(worker) == TD__CREATED && worker->message[0])
+        td__format(to, size, "%s", worker->message);
+    else if (!ended)
         td__format(to, size, "%s %s", who, phase_of(worker) == TD__CREATED ? "has not been started" : "is running");
     else if (worker->outcome == TD_RETURNED)
         td__format(to, size, "%s returned", who);
-    else if (worker->signal)
-        td__format(to, size, "%s %s by %s", who, worker->outcome == TD_CANCELLED ? "cancelled" : "killed",
-                   td__signal_name(worker->signal, signal));
-    else if (worker->outcome == TD_CRASHED)
-        td__format(to, size, "%s exited with status %d without returning", who, worker->exitcode);
+    else if (worker->outcome == TD_CRASHED || worker->signal)
+        td__format(to, size, "%s %s", who, worker->message);
     else if (worker->message[0])
         td__format(to, size, "%s %s: %s", who, td_state_name(worker->outcome), worker->message);
     else

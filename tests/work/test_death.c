@@ -133,6 +133,7 @@ HELPER(family)
     }
     if (strcmp(argv[1], "exec") == 0) {
         char *arguments[] = { argv[0], (char *)"--helper", (char *)"after_exec", 0 };
+        page->helpers_started++;
         execv(self_path(), arguments);
         return 1;
     }
@@ -142,7 +143,6 @@ HELPER(family)
 
 HELPER(after_exec)
 {
-    (void)argc, (void)argv;
     event_set(KILLED);
     event_wait(GO);
     return 5;
@@ -160,7 +160,7 @@ static pid_t family_ready(const char *end)
     snprintf(uid, sizeof uid, "%u", geteuid() == 0 ? 70000u + (unsigned)getpid() : 0);
     reset();
     pid_t pid = helper_start(0, "family", end, uid, NULL);
-    event_wait(READY);
+    helper_event(pid, READY, 1);
     return pid;
 }
 
@@ -241,7 +241,7 @@ TEST(program_ends_without_a_farewell)
 TEST(program_executes_another)
 {
     pid_t pid = family_ready("exec");
-    event_wait(KILLED);
+    helper_event(pid, KILLED, 1);
     WAIT_UNTIL(others() == 1, GONE);
     if (others() != 1)
         print_family(page->supervisor);
@@ -263,7 +263,6 @@ static void *starts_for_ever(void *method)
 
 HELPER(starts_all_the_time)
 {
-    (void)argc, (void)argv;
     static td_method methods[] = { TD_FORKSERVER, TD_FORK, TD_FORKSERVER };
     pthread_t thread[3];
     for (int i = 0; i < 3; i++)
@@ -279,7 +278,7 @@ static void kill_while_starting(int rounds)
         reset();
         pid_t pid = helper_start(0, "starts_all_the_time", NULL);
         random = random * 1103515245 + 12345;
-        event_wait_count(ROUND, random >> 16 & 31);
+        helper_event(pid, ROUND, random >> 16 & 31);
         kill(pid, SIGKILL);
         helper_wait(pid);
         all_gone();
@@ -409,7 +408,6 @@ TEST(spawner_killed_while_it_starts_workers)
 /* Waits for KILLED; then all that it started ends somehow, and it can go on. */
 HELPER(survivor)
 {
-    (void)argc, (void)argv;
     td_worker *w[4];
     for (int i = 0; i < 4; i++) {
         w[i] = WORKER(td_process(.target = until_go, .method = i % 2 ? TD_FORK : TD_FORKSERVER));
@@ -442,7 +440,7 @@ TEST(any_one_process_killed)
     for (int victim = 0; victim < n; victim++) {
         reset();
         pid_t pid = helper_start(0, "survivor", NULL);
-        event_wait(READY);
+        helper_event(pid, READY, 1);
         n = list_others(list, 64);
         CHECK(n > 5 && n < 64);
         if (victim < n && list[victim].pid == pid) {
@@ -521,13 +519,12 @@ static void *waits_for_workers(void *workers)
         td_free(w[i]);
         CHECK_INT(td_run(td_process(.target = nothing, .method = i ? TD_FORK : TD_FORKSERVER)), 0);
     }
-    exit(page->failures ? 1 : 7);
+    exit(harness_failed() ? 1 : 7);
 }
 
 /* Its main thread ends, which is not the end of the program. */
 HELPER(main_thread_ends)
 {
-    (void)argc, (void)argv;
     static td_worker *w[2];
     for (int i = 0; i < 2; i++) {
         w[i] = WORKER(td_process(.target = until_go, .method = i ? TD_FORK : TD_FORKSERVER));
@@ -548,7 +545,6 @@ TEST(main_thread_that_started_it_ends)
 
 HELPER(started_by_thread)
 {
-    (void)argc, (void)argv;
     td_worker *w[2];
     pthread_t thread;
     for (int i = 0; i < 2; i++) {
@@ -566,7 +562,7 @@ HELPER(started_by_thread)
 TEST(program_killed_after_the_thread_that_started_ended)
 {
     pid_t pid = helper_start(0, "started_by_thread", NULL);
-    event_wait(READY);
+    helper_event(pid, READY, 1);
     kill(pid, SIGKILL);
     helper_wait(pid);
     all_gone();

@@ -102,7 +102,6 @@ static int calls_exit(td_call *call)
 
 HELPER(exits_in_a_worker_thread)
 {
-    (void)argc, (void)argv;
     td_worker *w = WORKER(td_thread(.target = calls_exit, .daemon = TD_DAEMON_YES));
     td_worker *p = WORKER(td_process(.target = outlasts));
     REQUIRE_OK(td_start(p));
@@ -123,7 +122,6 @@ static int calls_exit_alone(td_call *call)
 
 HELPER(exits_in_a_non_daemon_thread)
 {
-    (void)argc, (void)argv;
     td_worker *w = WORKER(td_thread(.target = calls_exit_alone));
     REQUIRE_OK(td_start(w));
     td_free(w);

@@ -358,7 +358,7 @@ TEST(terminal_signals_to_the_process_group)
         helper_options o = { .own_group = true };
         pid_t pid = helper_start(&o, "handles_interrupt", number, NULL);
         for (int round = 0; round < 10; round++) {
-            event_wait_count(READY, (uint32_t)round + 1);
+            helper_event(pid, READY, (uint32_t)round + 1);
             kill(-pid, numbers[i]);
             event_add(SENT);
         }
@@ -368,7 +368,6 @@ TEST(terminal_signals_to_the_process_group)
 
 HELPER(does_not_handle_interrupt)
 {
-    (void)argc, (void)argv;
     for (int i = 0; i < 2; i++) {
         td_worker *w = WORKER(td_process(.target = until_go, .method = i % 2 ? TD_FORK : TD_FORKSERVER));
         REQUIRE_OK(td_start(w));
@@ -384,7 +383,7 @@ TEST(interrupt_ends_a_program_that_does_not_handle_it)
 {
     helper_options o = { .own_group = true };
     pid_t pid = helper_start(&o, "does_not_handle_interrupt", NULL);
-    event_wait(READY);
+    helper_event(pid, READY, 1);
     kill(-pid, SIGINT);
     CHECK_INT(helper_wait(pid), -SIGINT);
     WAIT_UNTIL(others() == 0, 1);

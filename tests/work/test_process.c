@@ -472,7 +472,6 @@ TEST_METHODS(streams_are_not_kept_open)
 /* The same with the pipe in place when the spawner starts, and the first process started from it. */
 HELPER(starts_and_waits)
 {
-    (void)argc, (void)argv;
     td_worker *w = ended(&mode_forkserver, nothing, none);
     td_free(w);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -491,7 +490,7 @@ TEST(spawner_does_not_keep_standard_output)
     helper_options o = { .streams = { 0, ends[1], 0 } };
     pid_t pid = helper_start(&o, "starts_and_waits", NULL);
     close(ends[1]);
-    event_wait(STARTED);
+    helper_event(pid, STARTED, 1);
     char text[16];
     CHECK_INT(read(ends[0], text, sizeof text), 0);
     event_set(GO);
@@ -556,7 +555,6 @@ TEST(descriptors_do_not_leak_into_workers)
 
 HELPER(counts_its_fds)
 {
-    (void)argc, (void)argv;
     return count_fds();
 }
 

@@ -82,6 +82,11 @@ static void TD__NO_SANITIZE become(void *arg)
     if (td__raw3(SYS_close_range, 3 + count, ~0u, 0) < 0)
         for (int fd = 3 + count; fd < 65536; fd++)
             td__raw1(SYS_close, fd);
+    /* A program whose real user is not the effective one would be started with AT_SECURE: as setuid programs are. */
+    if (request->user != request->real_user || request->group != request->real_group)
+        if (td__raw3(SYS_setresgid, request->group, request->group, request->group) < 0 ||
+            td__raw3(SYS_setresuid, request->user, request->user, request->user) < 0)
+            give_up(launch, "setresuid", -EPERM);
     long r = td__raw3(SYS_execve, "/proc/self/exe", request->argv, request->environment);
     give_up(launch, "execve /proc/self/exe", r);
 }
@@ -134,6 +139,10 @@ static void reap(pid_t pid)
  */
 int td__exec_self(td__exec *request)
 {
+    request->user = geteuid();
+    request->real_user = getuid();
+    request->group = getegid();
+    request->real_group = getgid();
     request->pid_fd = -1;
     request->holder = 0;
     request->holder_stack = NULL;

@@ -20,6 +20,11 @@ pid_t td__getppid(void)
     return getppid();
 }
 
+uid_t td__effective_user(void)
+{
+    return geteuid();
+}
+
 int td__pid_fd(pid_t pid)
 {
     if (td__fault(EMFILE))

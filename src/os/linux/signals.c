@@ -18,6 +18,13 @@ void td__signals_block(sigset_t *before)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, _NSIG / 8);
 }
 
+void td__signals_block_users(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
 void td__signals_restore(const sigset_t *mask)
 {
     int kept = errno;

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* The same names in C++: options by name, arguments and results by type. */
+#include "harness.h"
+
+#include <cstdint>
+#include <string>
+
+struct point {
+    int x, y;
+};
+
+enum class colour : std::uint8_t { red = 3 };
+
+static int sum(td_call *call)
+{
+    point p = td_arg(call, point);
+    return td_return(call, int, p.x + p.y);
+}
+
+static int text(td_call *call)
+{
+    std::string s = td_arg_str(call);
+    return td_return_str(call, (s + s).c_str());
+}
+
+static int fails(td_call *call)
+{
+    return td_fail(call, 3, "no %s", "luck");
+}
+
+static int half(td_call *call)
+{
+    return td_return(call, double, td_arg(call, double) / 2);
+}
+
+static int wants_long(td_call *call)
+{
+    long x = td_arg(call, long);
+    return td_return(call, long, x);
+}
+
+static int echo_colour(td_call *call)
+{
+    colour c = td_arg(call, colour);
+    return td_return(call, colour, c);
+}
+
+static int makes_point(td_call *call)
+{
+    point p{ 5, 6 };
+    (void)call;
+    return td_call_return_of(call, p);
+}
+
+static void check_all(td_worker *sum_worker, td_worker *text_worker, td_worker *fails_worker, td_worker *half_worker,
+                      td_worker *mismatch_worker, td_worker *colour_worker, td_worker *point_worker)
+{
+    td_worker *all[] = { sum_worker,      text_worker,   fails_worker, half_worker,
+                         mismatch_worker, colour_worker, point_worker };
+    for (td_worker *w : all) {
+        REQUIRE(w != nullptr);
+        REQUIRE_OK(td_start(w));
+    }
+    for (td_worker *w : all)
+        REQUIRE_OK(td_join(w));
+    int number = 0;
+    CHECK_OK(td_result(sum_worker, int, &number));
+    CHECK_INT(number, 7);
+    CHECK_STR(td_result_str(text_worker), "abab");
+    CHECK_INT(td_outcome(fails_worker), TD_FAILED);
+    CHECK_STR(td_message(fails_worker), "no luck");
+    double d = 0;
+    CHECK_OK(td_result(half_worker, double, &d));
+    CHECK(d == 1.25);
+    CHECK_INT(td_result_code(mismatch_worker), TD_ETYPE);
+    colour c{};
+    CHECK_OK(td_result(colour_worker, colour, &c));
+    CHECK(c == colour::red);
+    point p{};
+    CHECK_OK(td_result(point_worker, point, &p));
+    CHECK_INT(p.y, 6);
+    for (td_worker *w : all)
+        td_free(w);
+}
+
+/* Catches: a header that C++ does not take, options that must be given in another order, a kind that differs from C's.
+ */
+TEST(threads_in_cxx)
+{
+    point p{ 3, 4 };
+    double d = 2.5;
+    colour c = colour::red;
+    check_all(td_thread(.target = sum, .args = TD_VAL(p)), td_thread(.target = text, .args = TD_STR("ab")),
+              td_thread(.target = fails, .name = "fails", .daemon = TD_DAEMON_NO),
+              td_thread(.target = half, .args = TD_VAL(d), .stack_size = 1 << 20),
+              td_thread(.target = wants_long, .args = TD_ARG(int, 5)),
+              td_thread(.target = echo_colour, .args = TD_VAL(c)), td_thread(.target = makes_point));
+}
+
+TEST(processes_in_cxx)
+{
+    for (td_method method : { TD_FORKSERVER, TD_FORK, TD_METHOD_DEFAULT })
+        check_all(td_process(.target = sum, .args = TD_ARG(point, 3, 4), .method = method),
+                  td_process(.target = text, .args = TD_STR("ab"), .method = method),
+                  td_process(.target = fails, .name = "fails", .method = method),
+                  td_process(.target = half, .args = TD_ARG(double, 2.5), .method = method),
+                  td_process(.target = wants_long, .args = TD_ARG(int, 5), .method = method),
+                  td_process(.target = echo_colour, .args = TD_ARG(colour, colour::red), .method = method),
+                  td_process(.target = makes_point, .method = method));
+}
+
+/* Catches: an exception of the program's own that does not pass through a target's frames. */
+static int catches(td_call *call)
+{
+    try {
+        throw std::string("inside");
+    } catch (const std::string &s) {
+        return td_return_str(call, s.c_str());
+    }
+}
+
+TEST(exceptions_inside_a_target)
+{
+    for (int i = 0; i < 2; i++) {
+        td_worker *w = i ? td_process(.target = catches) : td_thread(.target = catches);
+        REQUIRE(w != nullptr);
+        REQUIRE_OK(td_start(w));
+        REQUIRE_OK(td_join(w));
+        CHECK_STR(td_result_str(w), "inside");
+        td_free(w);
+    }
+    CHECK_INT(td_run(td_thread(.target = nullptr)), TD_EINVAL);
+    CHECK(TD_NO_LIMIT.ns == 0);
+    CHECK_OK(td_init());
+    CHECK_OK(td_finish());
+}

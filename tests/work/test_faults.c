@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every call that the library makes of the system fails once, in turn: the n-th, for n = 1, 2, 3... until a run goes
+ * through without meeting it. Each run either works or says what failed; it neither hangs nor crashes; and after
+ * td_finish nothing is left, whatever failed.
+ */
+#include "harness.h"
+
+#include <malloc.h>
+#include <stdatomic.h>
+
+#if defined(TD_FAULTS) && TD_FAULTS
+#include "os/fault.h"
+
+enum { PAYLOAD = 100000 };
+
+static unsigned char payload[PAYLOAD];
+
+static int echo(td_call *call)
+{
+    size_t size;
+    const void *data = td_arg_bytes(call, &size);
+    return td_return_bytes(call, data, size);
+}
+
+static int small(td_call *call)
+{
+    return td_return(call, int, td_arg(call, int) + 1);
+}
+
+static atomic_int told;
+
+static void hook(const td_failure *failure)
+{
+    (void)failure;
+    atomic_fetch_add(&told, 1);
+}
+
+/* An error must come with its code and a sentence. */
+static void check_said(int code)
+{
+    CHECK(code < 0);
+    CHECK_INT(td_last_error(), code);
+    CHECK(td_last_message()[0]);
+}
+
+/* One worker's life. The target must not run on a failed start, and a result that is reported must be right. */
+static void one_life(const mode *how, bool big, bool sentinel)
+{
+    td_worker *w = big ? NEW(.target = echo, .args = TD_BYTES(payload, PAYLOAD), .name = "faulty")
+                       : NEW(.target = small, .args = TD_ARG(int, 41), .name = "faulty");
+    if (!w) {
+        check_said(td_last_error());
+        return;
+    }
+    int code = td_start(w);
+    if (code < 0) {
+        check_said(code);
+        CHECK_INT(td_outcome(w), TD_CREATED);
+        CHECK(!td_is_alive(w));
+        td_free(w);
+        return;
+    }
+    if (sentinel) {
+        int fd = td_sentinel(w);
+        if (fd < 0)
+            check_said(fd);
+    }
+    if (!CHECK_OK(td_join_for(w, td_s(20)))) {
+        td_kill(w);
+        harness_note("    hangs: %s", td_describe(w));
+        _exit(1);
+    }
+    td_state state = td_outcome(w);
+    if (state == TD_RETURNED) {
+        size_t size;
+        const void *result = td_result_bytes(w, &size);
+        if (big) {
+            if (result || td_last_error() != TD_ENOMEM) /* a copy may fail here too */
+                CHECK(result && size == PAYLOAD && memcmp(result, payload, PAYLOAD) == 0);
+        } else {
+            int number = 0;
+            code = td_result(w, int, &number);
+            if (code == 0)
+                CHECK_INT(number, 42);
+            else
+                check_said(code);
+        }
+    } else {
+        CHECK(state == TD_FAILED || state == TD_CRASHED);
+        CHECK(td_describe(w)[0]);
+        if (state == TD_FAILED)
+            CHECK(td_message(w)[0]);
+    }
+    td_free(w);
+}
+
+struct counts {
+    int fds, threads, processes, memory_files;
+};
+
+static struct counts count(void)
+{
+    return (struct counts){ count_fds(), count_threads(), others(), count_maps("memfd:") };
+}
+
+/* warm: the spawner runs before the fault is armed. */
+static void each_call_fails_once(const mode *how, bool big, bool warm, bool sentinel)
+{
+    td_set_failure_hook(hook);
+    for (size_t i = 0; i < PAYLOAD; i++)
+        payload[i] = (unsigned char)(i * 7);
+    mallopt(M_ARENA_MAX, 1);
+    one_life(how, big, sentinel);
+    CHECK_OK(td_finish());
+    struct counts before = count();
+    for (long n = 1;; n++) {
+        if (warm)
+            one_life(how, big, sentinel);
+        td__fault_arm(n);
+        one_life(how, big, sentinel);
+        bool fired = td__fault_fired();
+        td__fault_disarm();
+        one_life(how, big, sentinel); /* the next one, without a fault: it must work */
+        int finished = td_finish();
+        CHECK_INT(finished, 0);
+        struct counts after = count();
+        bool same = after.fds == before.fds && after.threads == before.threads && after.processes == before.processes &&
+                    after.memory_files == before.memory_files;
+        if (!same) {
+            CHECK_INT(after.fds, before.fds);
+            CHECK_INT(after.threads, before.threads);
+            CHECK_INT(after.processes, before.processes);
+            CHECK_INT(after.memory_files, before.memory_files);
+            harness_note("    after the failure of call %ld", n);
+            print_family(getpid());
+            before = after;
+        }
+        if (page->failures > 20)
+            return;
+        if (!fired) {
+            harness_note("%ld calls", n - 1);
+            CHECK(n > 1);
+            return;
+        }
+        REQUIRE(n < 3000);
+    }
+}
+
+/* Catches: a call whose failure nobody looks at; a path back that forgets something. */
+TEST_MODES(each_call_fails_once_first_start)
+{
+    each_call_fails_once(how, false, false, false);
+}
+
+TEST_MODES(each_call_fails_once_next_start)
+{
+    each_call_fails_once(how, false, true, false);
+}
+
+TEST_MODES(each_call_fails_once_with_big_values)
+{
+    each_call_fails_once(how, true, true, false);
+}
+
+TEST_MODES(each_call_fails_once_with_a_sentinel)
+{
+    each_call_fails_once(how, false, true, true);
+}
+
+/* Everything that td_finish itself does fails, in turn. */
+TEST_MODES(each_call_of_finish_fails_once)
+{
+    td_set_failure_hook(hook);
+    one_life(how, false, false);
+    CHECK_OK(td_finish());
+    struct counts before = count();
+    for (long n = 1;; n++) {
+        one_life(how, false, false);
+        td__fault_arm(n);
+        td_finish();
+        bool fired = td__fault_fired();
+        td__fault_disarm();
+        td_finish();
+        WAIT_UNTIL(others() == before.processes, 5);
+        CHECK_INT(count_fds(), before.fds);
+        CHECK_INT(count_maps("memfd:"), before.memory_files);
+        if (!fired)
+            break;
+        if (page->failures > 20 || n > 1000)
+            break;
+    }
+}
+
+#else
+
+/* Catches: nothing; shows that the build has no faults. */
+TEST(faults)
+{
+    SKIP("built without TD_FAULTS");
+}
+
+#endif
