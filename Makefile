@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # A thin front to CMake: installs what is missing, builds, runs and checks. The presets are in CMakePresets.json.
 #
 #   make              installs what is missing of Debian's packages, and builds everything in build/

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Read by ctest. Adds a test for every case of the test programs: `programs` lists these, `runner` is
 # tests/run-tests. Cases have their own time limit, which their harness watches; these are for the harness.
 foreach(program IN LISTS programs)

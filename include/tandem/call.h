@@ -49,7 +49,7 @@ typedef struct td_value {
     int kind TD_ZERO;    /* a td_kind */
 } td_value;
 
-/* The largest argument or result: 1 GiB less a page (in processes; threads are limited by memory only). */
+/* The largest argument or result: 1 GiB less a page. */
 #define TD_VALUE_MAX (((size_t)1 << 30) - 4096)
 
 /* A string, copied with its NUL. NULL is no argument. */
@@ -107,10 +107,11 @@ template <class T> inline int td_call_return_of(td_call *call, const T &x)
 {
     return td_call_return(call, &x, sizeof(T), td_kind_of_type<T>());
 }
-#define TD_KIND_OF(type)           td_kind_of_type<type>()
-#define TD_ARG(type, ...)          td_value_of<type>(type{ __VA_ARGS__ })
-#define TD_VAL(variable)           td_value_of(variable)
-#define td_return(call, type, ...) td_call_return_of<type>((call), (type)(__VA_ARGS__))
+#define TD_KIND_OF(type)              td_kind_of_type<type>()
+#define TD_ARG(type, ...)             td_value_of<type>(type{ __VA_ARGS__ })
+#define TD_VAL(variable)              td_value_of(variable)
+#define td_return(call, type, ...)    td_call_return_of<type>((call), (type)(__VA_ARGS__))
+#define td_return_val(call, variable) td_call_return_of((call), (variable))
 #else
 /* 5 is gcc's and clang's class of pointers (arrays among them). */
 #define TD_REFUSE_POINTER(x)                                                                             \
@@ -144,6 +145,8 @@ template <class T> inline int td_call_return_of(td_call *call, const T &x)
     ((td_value){ &(type){ __VA_ARGS__ }, sizeof(type) + TD_REFUSE_POINTER(*(type *)0), TD_KIND_OF(type) })
 #define td_return(call, type, ...) \
     td_call_return((call), &(type){ __VA_ARGS__ }, sizeof(type) + TD_REFUSE_POINTER(*(type *)0), TD_KIND_OF(type))
+#define td_return_val(call, variable) \
+    td_call_return((call), &(variable), sizeof(variable) + TD_REFUSE_POINTER(variable), TD_KIND_OF_VALUE(variable))
 #endif
 
 /*
@@ -157,7 +160,8 @@ template <class T> inline int td_call_return_of(td_call *call, const T &x)
  *                         Python: the parameters of `target`.
  * td_return(call, type, value)
  *                         sets the result and is 0: `return td_return(call, double, x);`. The last one counts.
- *                         Negative if there is no memory for it, which as return value makes the task fail.
+ *                         In C, a struct is given by its members; td_return_val(call, variable) returns a variable of
+ *                         any type. Negative if there is no memory for it, which as return value makes the task fail.
  *
  * All of these are for the target's own thread. None blocks.
  */

@@ -152,8 +152,9 @@ TD_API int td_result_code(td_worker *worker);
 TD_API int td_exitcode(td_worker *worker);
 
 /* One sentence about the worker: "worker 'resize' (pid 21992) killed by SIGSEGV". Of a failure, it holds the message;
- * of a start that failed, why. The string belongs to the worker. td_message says only why it did not return: the
- * message of td_fail, "killed by SIGSEGV", "exited with status 3 without returning", the failed start; "" otherwise. */
+ * of a start that failed, why. The string belongs to the worker; before it has ended, it is the calling thread's, until
+ * its next such call. td_message says only why it did not return: the message of td_fail, "killed by SIGSEGV", "exited
+ * with status 3 without returning", the failed start; "" otherwise. */
 TD_API const char *td_describe(td_worker *worker);
 TD_API const char *td_message(td_worker *worker);
 
@@ -225,8 +226,9 @@ typedef struct td_failure {
 
 /*
  * Called when a worker that failed or crashed is freed, or the program ends, without anybody having asked how it
- * ended; on the thread that freed it. The default prints the sentence to stderr; NULL restores it. Returns the
- * one before. Python: threading.excepthook.
+ * ended; on the thread that freed it. If it was freed while it ran: a thread calls the hook itself when it ends; of a
+ * process, whoever starts the next worker or ends the program. The default prints the sentence to stderr; NULL restores
+ * it. Returns the one before. Python: threading.excepthook.
  */
 typedef void td_failure_hook(const td_failure *failure);
 TD_API td_failure_hook *td_set_failure_hook(td_failure_hook *hook);

@@ -30,6 +30,7 @@ void *td__map_private(size_t size); /* zeroed pages of our own */
 void *
 td__map_with_children(size_t size);      /* zeroed pages shared with processes forked from now on; td__populate first */
 int td__populate(void *at, size_t size); /* pages now, so that touching them cannot fail */
+void *td__map_uncopied(size_t size);     /* the same, and not there in forked children */
 void td__unmap(void *at, size_t size);
 int td__reserve(int fd, uint64_t offset, uint64_t size); /* pages now, so that touching them cannot fail */
 void td__punch(int fd, uint64_t offset, uint64_t size);  /* gives pages back; cannot fail */
@@ -82,7 +83,8 @@ ssize_t td__read_file(const char *path, char *buffer, size_t size);
 ssize_t td__read_at(int fd, char *buffer, size_t size);
 int td__open_read(const char *path);
 
-int td__pipe(int fds[2]); /* [0] the end to read from, [1] the one to write to */
+int td__life_pipe(int fds[2]); /* for td__follow: what can name its reading end can open it anew, whatever the user */
+int td__pipe(int fds[2]);      /* [0] the end to read from, [1] the one to write to */
 
 /* A connected pair that keeps message borders; both ends close on exec. */
 int td__socket_pair(int fds[2]);
@@ -108,13 +110,17 @@ void td__signals_block_users(sigset_t *before); /* but the libc's own, by which 
 void td__signals_restore(const sigset_t *mask);
 void td__signals_clear(void); /* unblock all */
 
+/* Sets of signals as bits: signal n is bit n - 1. */
+#define TD__SIGNAL_BIT(number) ((uint64_t)1 << ((number)-1))
+
 /* Default dispositions for all signals but those in `ignored`, which are ignored. */
-void td__signals_reset(const sigset_t *ignored);
-void td__signals_ignored(sigset_t *ignored); /* those ignored now */
+void td__signals_reset(uint64_t ignored);
+uint64_t td__signals_ignored(void); /* those ignored now */
+void td__signals_drop(void);        /* those that are blocked and pending */
 /* For the spawner, which lives through Ctrl-C, Ctrl-Z and the like: some signals are ignored there. And back, in a
  * child of it, to the dispositions that td__signals_reset would give: cheaper, since all others are so already. */
 void td__signals_ignore_terminal(void);
-void td__signals_unignore_terminal(const sigset_t *ignored);
+void td__signals_unignore_terminal(uint64_t ignored);
 int td__signal_fd_child(void); /* readable when a child has ended; SIGCHLD must be blocked */
 void td__signal_fd_clear(int fd);
 const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
@@ -123,7 +129,6 @@ const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
 pid_t td__getpid(void);
 pid_t td__getppid(void);
-uid_t td__effective_user(void);
 int td__pid_fd(pid_t pid);
 int td__pid_fd_kill(int pid_fd, int signal);
 void td__kill(pid_t pid, int signal);
@@ -212,8 +217,12 @@ typedef struct td__limit {
 } td__limit;
 void td__limits_get(td__limit limits[TD__LIMITS]);
 int td__limit_set(int which, td__limit limit);
+void td__limit_raise(int which); /* as far as it may be */
 const char *td__limit_name(int which);
 int td__umask_set(int mask);
+/* The limit that keeps a crash from dumping core, also into a pipe; false if `wanted` (all zero: the present one) does.
+ */
+bool td__limit_without_core(td__limit *wanted);
 #define TD__LIMIT_CORE   4 /* RLIMIT_CORE, RLIMIT_NPROC, ... in the kernel's numbers */
 #define TD__LIMIT_NPROC  6
 #define TD__LIMIT_NOFILE 7
@@ -232,6 +241,7 @@ typedef struct td__identity {
     int umask;
 } td__identity;
 int td__identity_get(td__identity *identity);
+void td__identity_forget(void); /* closes what it keeps open to be quick on the main thread */
 
 /* The absolute name of the file that is mapped at an address. */
 int td__file_at(const void *address, char *path, size_t size);

@@ -96,7 +96,10 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
     td__the.role = TD__ROLE_WORKER;
     td__main_reset(name, worker->daemon, parent_name, parent_pid);
     td__thread_name(name);
-    td__signals_reset(&td__the.born_ignored);
+    td__limit core = { 0, 0 };
+    if (!td__the.options.core_dumps && td__limit_without_core(&core))
+        td__limit_set(TD__LIMIT_CORE, core);
+    td__signals_reset(td__the.born_ignored);
     td__signals_clear();
     call = (td_call){ .arg = worker->arg,
                       .arg_size = worker->arg_size,

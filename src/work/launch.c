@@ -39,6 +39,14 @@ size_t td__environment_flatten(char *to, size_t room, uint32_t *count)
     return size;
 }
 
+uint64_t td__environment_hash(const char *flat, size_t size)
+{
+    uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ (unsigned char)flat[i]) * 0x100000001b3;
+    return hash;
+}
+
 bool td__environment_is(const char *flat, size_t size)
 {
     const char *at = flat, *end = flat + size;
@@ -65,47 +73,23 @@ static int keep_environment(td__spawner *spawner)
 
 /* --- the life pipe ----------------------------------------------------------------------------------------- */
 
-/* A follower opens the reading end anew, which only the user may who made it. After a change of user there is another
- * pipe; those who follow the former ones do so as long as their writing ends are open. */
-#define USERS_MAX 16
-
 static td__lock life_lock;
-static int life[2] = { -1, -1 }; /* under life_lock, as all of these */
-static uid_t life_user;
-static int former_ends[USERS_MAX];
-static int former_count;
+static int life[2] = { -1, -1 }; /* under life_lock until made; then fixed until the finish */
 
 const int *td__life(void)
 {
-    const int *made = life;
     td__lock_acquire(&life_lock);
-    if (life[0] >= 0 && life_user != td__effective_user()) {
-        if (former_count == USERS_MAX) {
-            errno = EMFILE;
-            made = NULL;
-        } else {
-            former_ends[former_count++] = life[1];
-            td__close(life[0]);
-            life[0] = life[1] = -1;
-        }
-    }
-    if (made && life[0] < 0) {
-        life_user = td__effective_user();
-        if (td__pipe(life) < 0) {
-            life[0] = life[1] = -1;
-            made = NULL;
-        }
-    }
+    int r = life[0] >= 0 ? 0 : td__life_pipe(life);
+    if (r < 0)
+        life[0] = life[1] = -1;
     td__lock_release(&life_lock);
-    return made;
+    return r < 0 ? NULL : life;
 }
 
 static void close_life(void)
 {
     td__close(life[0]);
     td__close(life[1]);
-    while (former_count > 0)
-        td__close(former_ends[--former_count]);
     life[0] = life[1] = -1;
 }
 
@@ -293,6 +277,9 @@ static int start_it(td__spawner *spawner, const char *for_whom)
     if (code == 0 && message.code != 0)
         code = td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner's .prepare returned %d", for_whom,
                         message.code);
+    if (code == 0)
+        spawner->environment_differs =
+            spawner->segment->environment_hash != td__environment_hash(spawner->environment, spawner->environment_size);
     if (code == 0 && td__watch_spawner(spawner) < 0)
         code = failed(for_whom, "watcher", errno);
     if (code != 0 && spawner->pid_fd >= 0) {
@@ -419,5 +406,6 @@ void td__spawner_inherit(td__segment *segment, int file, int control)
     spawner->pid_fd = -1;
     spawner->identity = identity.hash;
     spawner->inherited = true;
+    segment->environment_hash = td__environment_hash(spawner->environment, spawner->environment_size);
     current = spawner;
 }

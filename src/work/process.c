@@ -64,7 +64,8 @@ static int write_payload(start *start, td__slot *slot, uint32_t index)
     td_worker *worker = start->worker;
     td__spawner *spawner = start->spawner;
     td__request *request = &slot->request;
-    request->own_environment = !td__environment_is(spawner->environment, spawner->environment_size);
+    request->own_environment =
+        spawner->environment_differs || !td__environment_is(spawner->environment, spawner->environment_size);
     request->environment_count = 0;
     request->environment_size =
         request->own_environment ? td__environment_flatten(NULL, 0, &request->environment_count) : 0;
@@ -263,11 +264,11 @@ static int start_by_spawner(start *start)
 
 int td__process_start(td_worker *worker)
 {
-    if (worker->method == TD_FORK)
-        return td__forked_start(worker);
     if (!td__the.initialized)
         return td__fail(TD_EINIT, "cannot start worker '%s': td_init() was not called: make it the first line of main",
                         worker->name);
+    if (worker->method == TD_FORK)
+        return td__forked_start(worker);
     start start;
     memset(&start, 0, offsetof(struct start, path)); /* the path is large and mostly unused */
     start.worker = worker;
@@ -367,7 +368,7 @@ static void take_death(td_worker *worker)
     if (worker->fork_record)
         death = *td__forked_death(worker->fork_record);
     int number = death.number;
-    bool asked_for = (int)td__load_relaxed(&worker->stopping) == number;
+    bool asked_for = death.signaled && td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number);
     worker->code = TD_NO_CODE;
     if (death.signaled) {
         worker->signal = number;
@@ -497,7 +498,7 @@ int td__process_signal(td_worker *worker, int signal)
     int code = 0;
     td__lock_acquire(&worker->lock);
     if (td__load_relaxed(&worker->phase) != TD__COLLECTED && worker->slot) {
-        td__store_relaxed(&worker->stopping, (uint32_t)signal);
+        td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
         if (signal != SIGKILL) {
             td__store_relaxed(&worker->slot->cancel, 1);
             td__store_relaxed(&worker->slot->signal, (uint32_t)signal); /* see take_signals in task.c */

@@ -20,7 +20,8 @@ _Thread_local td_worker *td__self;
 
 static pthread_once_t ready_once = PTHREAD_ONCE_INIT;
 static pthread_key_t stand_in_key;             /* frees the stand-in of a thread that Tandem did not start */
-static td_worker *main_worker, *parent_worker; /* made at first use, under main_lock; kept */
+static td_worker main_place, parent_place;     /* their first reference is never given back */
+static td_worker *main_worker, *parent_worker; /* made at first use, under main_lock */
 static td__lock main_lock;
 static _Thread_local bool is_main_thread;
 
@@ -37,11 +38,9 @@ __attribute__((constructor)) static void keep_arguments(int argc, char **argv, c
 
 /* --- workers that were not started ---------------------------------------------------------------------------- */
 
-static td_worker *make_stand_in(const char *name, td_worker_kind kind, bool daemon, pid_t pid)
+static void set_stand_in(td_worker *worker, const char *name, td_worker_kind kind, bool daemon, pid_t pid)
 {
-    td_worker *worker = td__alloc(sizeof *worker);
-    if (!worker)
-        return NULL;
+    memset(worker, 0, sizeof *worker);
     worker->references = 1;
     worker->epoch = td__the.epoch;
     worker->kind = kind;
@@ -52,7 +51,6 @@ static td_worker *make_stand_in(const char *name, td_worker_kind kind, bool daem
     worker->pid = pid;
     worker->native_id = pid;
     td__format(worker->name, sizeof worker->name, "%s", name);
-    return worker;
 }
 
 static void forget_stand_in(void *worker)
@@ -64,14 +62,12 @@ td_worker *td_main(void)
 {
     td__program_ready();
     td__lock_acquire(&main_lock);
-    if (!main_worker)
-        main_worker =
-            make_stand_in(td__the.role == TD__ROLE_WORKER ? "Process" : "MainThread", TD_THREAD, false, td__getpid());
-    td_worker *worker = main_worker;
+    if (!main_worker) {
+        set_stand_in(&main_place, "MainThread", TD_THREAD, false, td__getpid());
+        main_worker = &main_place;
+    }
     td__lock_release(&main_lock);
-    if (!worker)
-        td__fail(TD_ENOMEM, "out of memory");
-    return worker;
+    return main_worker;
 }
 
 td_worker *td_current(void)
@@ -83,7 +79,9 @@ td_worker *td_current(void)
     td__program_ready();
     char name[TD_NAME_MAX];
     td__format(name, sizeof name, "Dummy-%d", td__next_number(TD_THREAD));
-    td__self = make_stand_in(name, TD_THREAD, true, td__getpid());
+    td__self = td__alloc(sizeof *td__self);
+    if (td__self)
+        set_stand_in(td__self, name, TD_THREAD, true, td__getpid());
     if (!td__self) {
         td__fail(TD_ENOMEM, "out of memory");
         return NULL;
@@ -102,8 +100,10 @@ td_worker *td_parent(void)
 /* One thread, at a process's beginning. */
 void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid)
 {
-    main_worker = make_stand_in(name, TD_PROCESS, daemon, td__getpid());
-    parent_worker = make_stand_in(parent_name, TD_PROCESS, false, parent_pid);
+    set_stand_in(&main_place, name, TD_PROCESS, daemon, td__getpid());
+    set_stand_in(&parent_place, parent_name, TD_PROCESS, false, parent_pid);
+    main_worker = &main_place;
+    parent_worker = &parent_place;
     is_main_thread = true;
     td__self = main_worker;
 }
@@ -184,9 +184,11 @@ static void after_fork_in_child(void)
     td__the.role = TD__ROLE_MAIN;
     td__the.slot = NULL;
     gate = 0;
+    td__hook_forget();
+    td__identity_forget();
     td__spawners_forget(); /* before those that the watcher watches, the current one among them, are freed */
     td__watcher_forget();
-    main_worker = parent_worker = NULL; /* a copy that is lost, not freed: someone may hold it */
+    main_worker = parent_worker = NULL; /* made anew in the same places */
     td__self = NULL;
     is_main_thread = true;
 }
@@ -229,11 +231,13 @@ static void end_daemons(void)
     td_worker *worker;
     while ((worker = td__registry_find(unsignalled_daemon)) != NULL) {
         td__process_signal(worker, SIGTERM);
-        td__store_relaxed(&worker->stopping, SIGTERM);
+        td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(SIGTERM));
         td__worker_unref(worker);
     }
-    int64_t deadline = td__deadline(td_s(DAEMON_LIMIT_S));
+    int64_t deadline = 0;
     while ((worker = td__registry_find(is_daemon_process)) != NULL) {
+        if (deadline == 0)
+            deadline = td__deadline(td_s(DAEMON_LIMIT_S));
         if (td__process_wait(worker, deadline) < 0) {
             td__process_signal(worker, SIGKILL);
             td__process_wait(worker, 0);
@@ -252,6 +256,7 @@ static void finish(void)
     end_daemons();
     td__registry_tell_all();
     td__spawners_finish();
+    td__identity_forget();
     gate_open();
 }
 
@@ -320,7 +325,7 @@ int td_init_with(const td_init_options *options)
     if (given.spares == 0)
         given.spares = 2;
     td__the.options = given;
-    td__signals_ignored(&td__the.born_ignored);
+    td__the.born_ignored = td__signals_ignored();
     is_main_thread = true;
     td__program_ready();
     td__the.initialized = true;

@@ -30,7 +30,7 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
              * fields are ours to write, after the one that freed the slot has read them. */
             bool ours =
                 TD__WORD_STATE(word) == TD__FREE &&
-                td__cas_acq_rel(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, TD__BOOTING));
+                td__cas_seq_cst(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, TD__BOOTING));
             td__fetch_or_acq_rel(&segment->in_use[group], (uint64_t)1 << (index % 64));
             if (!ours) {
                 if (TD__WORD_STATE(td__load_relaxed(&slot->word)) == TD__FREE)
@@ -71,7 +71,11 @@ void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
     slot->reply.in_window = 0;
     uint64_t word = td__load_relaxed(&slot->word);
     td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word), 0, TD__FREE));
-    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_acq_rel);
+    /* Sequentially consistent, with the taker, who sets the bit after its CAS of the word: one of us sees the other, so
+     * that the bit of a slot in use does not stay clear. */
+    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_seq_cst);
+    if (TD__WORD_STATE(td__load_seq_cst(&slot->word)) != TD__FREE)
+        td__fetch_or_acq_rel(&segment->in_use[index / 64], (uint64_t)1 << (index % 64));
 }
 
 void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number)

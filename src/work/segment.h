@@ -121,7 +121,7 @@ typedef struct td__segment {
     uint32_t spares;
     uint32_t core_dumps;
     uint32_t reaper_above; /* orphans must not get as far as the main process */
-    sigset_t born_ignored;
+    uint64_t born_ignored; /* signal n is bit n - 1 */
     /* fixed by the spawner before it says that it is ready */
     uint32_t module_count;
     int32_t nice, umask;
@@ -129,6 +129,7 @@ typedef struct td__segment {
     unsigned char affinity[TD__CPU_BYTES];
     td__limit limits[TD__LIMITS];
     td__capabilities capabilities;
+    uint64_t environment_hash;
     /* at any time */
     _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of a spare that waits there, or 0. A hint */
     _Atomic uint64_t in_use[TD__SLOTS / 64];      /* a hint where slots are free */

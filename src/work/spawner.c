@@ -36,17 +36,17 @@ static struct {
     uint32_t live;
     bool retiring, quitting;
     bool fork_failed; /* no spares until something has ended */
-    struct {
+    struct entry {
         pid_t pid; /* 0 empty, -1 deleted */
         uint32_t slot;
-    } table[TABLE];
+    } * table; /* not copied to the children, who have no use for it */
 } spawner;
 
 /* --- the table of children --------------------------------------------------------------------------------- */
 
 static uint32_t place_of(pid_t pid)
 {
-    return ((uint32_t)pid * 2654435761u) & (TABLE - 1);
+    return (uint32_t)pid & (TABLE - 1); /* pids grow: neighbours share a page */
 }
 
 static void remember(pid_t pid, uint32_t slot)
@@ -92,6 +92,7 @@ static void become_worker(uint32_t index, int keep)
         td__exit_now(1);
     td__follow(spawner.life[0]);
     td__close(spawner.life[0]);
+    td__signals_unignore_terminal(spawner.segment->born_ignored);
     td__slot *slot = td__slot_at(spawner.segment, index);
     td__store_release(&slot->pid, (uint32_t)td__getpid());
     td__close(spawner.control);
@@ -100,6 +101,14 @@ static void become_worker(uint32_t index, int keep)
     for (uint32_t lane = 0; lane < spawner.segment->spares; lane++)
         if (spawner.lanes[lane] != keep)
             td__close(spawner.lanes[lane]);
+}
+
+static bool other_spares(uint32_t lane)
+{
+    for (uint32_t other = 0; other < spawner.segment->spares; other++)
+        if (other != lane && td__load_relaxed(&spawner.segment->spare_slots[other]))
+            return true;
+    return false;
 }
 
 static _Noreturn void be_spare(uint32_t index, uint32_t lane)
@@ -124,8 +133,11 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
         if (n == (ssize_t)sizeof message && message.slot == index && message.generation == generation) {
             td__close(socket);
             td__store_release(&slot->received, 1);
-            td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
-            td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
+            if (!other_spares(lane)) {
+                /* The spawner sees us end, and makes another then; it must be told only if there is none till then. */
+                td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
+                td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
+            }
             td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
         }
         /* Meant for one that was here before us and died. */
@@ -234,7 +246,11 @@ static void end_children_of(uint32_t index)
         uint64_t word = td__load_acquire(&slot->word);
         if (TD__WORD_OWNER(word) != index + 1 || TD__WORD_STATE(word) == TD__FREE)
             continue;
-        uint32_t done = td__load_acquire(&slot->done), pid = td__load_acquire(&slot->pid);
+        if (TD__WORD_STATE(word) ==
+            TD__BOOTING) /* its owner died while it took it; what is there is of its former use */
+            td__store_release(&slot->ends, 0);
+        uint32_t done = TD__WORD_STATE(word) == TD__BOOTING ? 0 : td__load_acquire(&slot->done);
+        uint32_t pid = TD__WORD_STATE(word) == TD__BOOTING ? 0 : td__load_acquire(&slot->pid);
         if (!(done & TD__ENDED) && pid != 0)
             td__kill((pid_t)pid, SIGKILL);
         else if (!(done & TD__ENDED)) /* taken, but its request has not reached us and never will, or is refused */
@@ -412,6 +428,10 @@ void td__spawner_role(void)
     td__fault_move(segment->faults, false);
     spawner.segment = segment;
     spawner.pid = td__getpid();
+    spawner.table = td__map_uncopied(TABLE * sizeof *spawner.table);
+    if (!spawner.table)
+        td__exit_now(1);
+    td__limit_raise(TD__LIMIT_NOFILE); /* ours, not the workers': they get the starter's */
     sigset_t ignore;
     td__signals_block(&ignore);
     td__signals_ignore_terminal();
@@ -434,7 +454,7 @@ void td__spawner_role(void)
     td__thread_name("tandem-spawner");
     announce(TD__HELLO, 0, NULL, 0);
     int code = td__the.options.prepare ? td__the.options.prepare() : 0;
-    td__signals_reset(&segment->born_ignored); /* whatever .prepare did */
+    td__signals_reset(segment->born_ignored); /* whatever .prepare did */
     td__signals_ignore_terminal();
     fflush(NULL); /* what .prepare printed would else come out of every worker */
     td__dup_to(0, 2);

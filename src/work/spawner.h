@@ -26,8 +26,9 @@ typedef struct td__spawner {
     uint64_t identity; /* of the thread that started it */
     char *environment; /* what it was started with: strings in a row */
     size_t environment_size;
-    _Atomic uint32_t dead; /* set by the watcher */
-    bool inherited;        /* in a worker: the one it came from */
+    bool environment_differs; /* it has changed its own meanwhile, in a constructor or in .prepare */
+    _Atomic uint32_t dead;    /* set by the watcher */
+    bool inherited;           /* in a worker: the one it came from */
 } td__spawner;
 
 /* --- launch.c ---------------------------------------------------------------------------------------------- */
@@ -39,7 +40,7 @@ td__spawner *td__spawner_get(const td__identity *identity, const char *for_whom)
 td__spawner *td__spawner_current(void);
 void td__spawner_unref(td__spawner *spawner);
 
-/* Retires the current one; with `finish`, kills what is left of all of them and waits until they are gone. */
+/* Ends all of them, with what is left of their workers, and waits until they are gone. */
 void td__spawners_finish(void);
 void td__spawners_forget(void);                                        /* in a forked child */
 void td__spawner_inherit(td__segment *segment, int file, int control); /* in the spawner, for its workers */
@@ -51,6 +52,7 @@ const int *td__life(void);
 
 /* The strings of an environment in a row, as they are now: their number and size; copied if there is room. */
 size_t td__environment_flatten(char *to, size_t room, uint32_t *count);
+uint64_t td__environment_hash(const char *flat, size_t size);
 bool td__environment_is(const char *flat, size_t size);
 
 /* Marks every worker of a dead spawner as gone. */
@@ -73,7 +75,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
 int td__watch_spawner(td__spawner *spawner);
 struct td__fork_record;
 int td__watch_fork(struct td__fork_record *record);
-void td__watcher_stop(void);   /* when nothing is watched any more */
+void td__watcher_stop(void);   /* ends all spawners, and the thread when nothing is watched any more */
 void td__watcher_forget(void); /* in a forked child */
 
 /* Of forked.c: the descriptor that tells the end of its process, and what is to be done then. */

@@ -67,7 +67,7 @@ static void take_limits(task *task)
     for (int which = 0; which < TD__LIMITS; which++) {
         td__limit wanted = task->request.limits[which], now = segment->limits[which];
         if (which == TD__LIMIT_CORE && !segment->core_dumps && wanted.soft > 0)
-            wanted.soft = wanted.hard > 0 ? 1 : 0; /* 1, not 0: then nothing goes to a pipe either */
+            td__limit_without_core(&wanted);
         if (wanted.soft == now.soft && wanted.hard == now.hard)
             continue;
         if (td__limit_set(which, wanted) < 0)
@@ -105,13 +105,12 @@ static void await_answer(task *task)
         cannot(task, TD_EACCESS, "capset", errno);
 }
 
-/* Until here all signals were blocked, and those of the terminal ignored, as in the spawner: one that came to a spare
- * was not meant for this worker, and is dropped now. One that our owner sent meanwhile would be dropped as well: it is
- * made up for. */
+/* Until here all signals were blocked: one that came to a spare, as Ctrl-C comes to a whole group, was not meant for
+ * this worker, and is dropped now. One that our owner sent meanwhile would be dropped as well: it is made up for. */
 static void take_signals(task *task)
 {
+    td__signals_drop();
     td__signals_clear();
-    td__signals_unignore_terminal(&task->segment->born_ignored);
     int sent = (int)td__load_relaxed(&task->slot->signal);
     if (sent)
         td__kill(td__getpid(), sent);

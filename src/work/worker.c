@@ -318,7 +318,7 @@ static int stop(td_worker *worker, const char *call, int signal)
     if (signal == SIGKILL)
         return td__fail(TD_EUNSUPPORTED, "%s: a thread cannot be killed; td_terminate asks worker '%s' to stop", call,
                         worker->name);
-    td__store_relaxed(&worker->stopping, (uint32_t)signal);
+    td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
     td__store_relaxed(&worker->cancel, 1);
     return 0;
 }
@@ -404,12 +404,9 @@ const char *td_message(td_worker *worker)
     return ask(worker) || (worker && phase_of(worker) == TD__CREATED) ? worker->message : "";
 }
 
-/* Under the worker's lock. */
-static void write_sentence(td_worker *worker, bool ended)
+static void write_sentence(const td_worker *worker, bool ended, char *to, size_t size)
 {
     char who[TD_NAME_MAX + 40];
-    char *to = worker->sentence;
-    size_t size = sizeof worker->sentence;
     if (worker->kind == TD_PROCESS && td__load_relaxed(&worker->pid) > 0)
         td__format(who, sizeof who, "worker '%s' (pid %d)", worker->name, (int)td__load_relaxed(&worker->pid));
     else
@@ -428,11 +425,17 @@ static void write_sentence(td_worker *worker, bool ended)
         td__format(to, size, "%s %s with code %d", who, td_state_name(worker->outcome), worker->code);
 }
 
+/* Of a worker that has ended, written once, for all threads that ask; before that, for this thread only. */
 static const char *sentence_of(td_worker *worker)
 {
-    bool ended = has_ended(worker);
+    static _Thread_local char passing[sizeof worker->sentence];
+    if (!has_ended(worker)) {
+        write_sentence(worker, false, passing, sizeof passing);
+        return passing;
+    }
     td__lock_acquire(&worker->lock);
-    write_sentence(worker, ended);
+    if (!worker->sentence[0])
+        write_sentence(worker, true, worker->sentence, sizeof worker->sentence);
     td__lock_release(&worker->lock);
     return worker->sentence;
 }
@@ -501,6 +504,11 @@ const void *td_result_bytes(td_worker *worker, size_t *size)
 static void print_failure(const td_failure *failure)
 {
     fprintf(stderr, "%s\n", failure->sentence);
+}
+
+void td__hook_forget(void)
+{
+    hook_lock = (td__lock){ 0 };
 }
 
 td_failure_hook *td_set_failure_hook(td_failure_hook *wanted)

@@ -42,7 +42,7 @@ struct td_worker {
     _Atomic uint32_t phase;    /* TD__CREATED ...; release by whoever moves it on, acquire by readers of what follows */
     _Atomic uint32_t asked;    /* somebody has looked at the outcome */
     _Atomic uint32_t told;     /* the failure hook has been told */
-    _Atomic uint32_t stopping; /* the last signal that td_kill and the like sent, or 0 */
+    _Atomic uint32_t stopping; /* the signals that td_kill and the like sent, as bits */
     _Atomic uint32_t cancel;   /* threads: what td_cancelled reads */
 
     pthread_t thread;          /* of the started thread */
@@ -66,7 +66,7 @@ struct td_worker {
     size_t result_size;
     int result_kind;
     char message[TD_MESSAGE_MAX];
-    char sentence[TD_MESSAGE_MAX + TD_NAME_MAX + 96]; /* under lock: what td_describe made of it */
+    char sentence[TD_MESSAGE_MAX + TD_NAME_MAX + 96]; /* what td_describe made of it; under lock until written */
 
     int arg_kind;
     size_t arg_size;
@@ -101,7 +101,7 @@ typedef struct td__program {
     int role;
     uint32_t epoch; /* grows in each child that the program forks itself */
     td_init_options options;
-    sigset_t born_ignored;
+    uint64_t born_ignored;
     int argc;
     char **argv;
     /* in a worker process */
@@ -139,6 +139,7 @@ void td__worker_unref(td_worker *worker);
 void td__worker_ref(td_worker *worker);
 /* Tells the failure hook if it failed and nobody asked; once. */
 void td__worker_tell(td_worker *worker);
+void td__hook_forget(void);                      /* in a forked child: nobody is inside it */
 bool td__worker_untold(const td_worker *worker); /* has it anything to tell? */
 int td__exitcode_of(int code);
 int td__next_number(td_worker_kind kind);

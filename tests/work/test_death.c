@@ -104,6 +104,7 @@ static void kill_spawner(void)
 HELPER(family)
 {
     REQUIRE(argc == 3);
+    signal(SIGSEGV, SIG_DFL); /* of which it may be killed; a sanitizer would report it */
     td_target *const targets[] = { until_go, lives_hard, has_a_child, has_a_forked_child };
     uint32_t expected = 0;
     for (int method = TD_FORKSERVER; method <= TD_FORK; method++) {
@@ -214,9 +215,19 @@ TEST(program_killed_while_the_spawner_is_stopped)
     all_gone();
 }
 
+static int named(const char *comm)
+{
+    static proc list[256];
+    int n = list_others(list, 256), count = 0;
+    for (int i = 0; i < n && i < 256; i++)
+        count += strcmp(list[i].comm, comm) == 0;
+    return count;
+}
+
 TEST(program_killed_while_all_its_processes_are_stopped)
 {
     pid_t pid = family_ready("wait");
+    WAIT_UNTIL(named("tandem-spawner") == 1, 10); /* none that was forked but has not begun to follow the program */
     static proc list[256];
     int n = list_others(list, 256);
     for (int i = 0; i < n && i < 256; i++)
@@ -494,7 +505,7 @@ TEST_METHODS(thread_that_started_it_ends)
     pthread_join(thread, 0);
     event_wait(STARTED);
     /* the death signal would be sent when that thread is gone from the system */
-    WAIT_UNTIL(count_threads() <= 2, 1);
+    WAIT_UNTIL(count_threads() <= 2 + WITH_TSAN, 1);
     CHECK_ERROR(td_join_for(w, td_ms(30)), TD_ETIMEOUT);
     CHECK(td_is_alive(w));
     CHECK_INT(td_run(NEW(.target = nothing)), 0);

@@ -343,7 +343,8 @@ struct counts {
 
 static struct counts count(void)
 {
-    struct counts c = { count_fds(), count_threads(), others(), count_maps("memfd:"), count_maps(" rw-s ") };
+    struct counts c = { count_fds(), WITH_TSAN ? 0 : count_threads(), others(), count_maps("memfd:"),
+                        count_maps(" rw-s ") };
     return c;
 }
 

@@ -179,11 +179,12 @@ TEST_METHODS(killed_by_each_signal)
         CHECK_INT(td_exitcode(w), -fatal[i].number);
         CHECK_INT(td_outcome(w), TD_CRASHED);
         CHECK_INT(td_result_code(w), TD_NO_CODE);
-        CHECK_STR(td_message(w), "");
         CHECK_HAS(td_describe(w), "resize");
         CHECK_HAS(td_describe(w), pid);
+        CHECK_HAS(td_describe(w), td_message(w));
+        CHECK_HAS(td_message(w), "killed by SIG");
         if (fatal[i].name)
-            CHECK_HAS(td_describe(w), fatal[i].name);
+            CHECK_HAS(td_message(w), fatal[i].name);
         int number;
         CHECK(td_result_str(w) == 0);
         CHECK(td_result(w, int, &number) < 0);
@@ -376,13 +377,16 @@ TEST_METHODS(exit_in_the_target)
     atexit(main_handler);
     td_target *const targets[] = { exits, exits_now, exits_in_a_thread };
     const int codes[] = { 3, 0, 255, 1, 256 + 9 };
+    char text[64];
     for (size_t t = 0; t < 3; t++) {
         for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
             td_worker *w = run(how, targets[t], TD_VAL(codes[i]));
             CHECK_INT(td_outcome(w), TD_CRASHED);
             CHECK_INT(td_exitcode(w), codes[i] & 255);
             CHECK_INT(td_result_code(w), TD_NO_CODE);
-            CHECK(td_describe(w)[0]);
+            snprintf(text, sizeof text, "exited with status %d", codes[i] & 255);
+            CHECK_HAS(td_message(w), text);
+            CHECK_HAS(td_describe(w), text);
             td_free(w);
         }
     }
@@ -390,15 +394,14 @@ TEST_METHODS(exit_in_the_target)
     CHECK_INT(event_count(MAIN_HANDLER), 0);
 }
 
-/* The same for the other list of handlers. */
+/* The same for quick_exit, which gives no handler its status: so those of a fork worker's copy run, as after any fork.
+ */
 TEST_METHODS(quick_exit_in_the_target)
 {
-    at_quick_exit(main_handler);
     td_worker *w = run(how, quick_exits, TD_ARG(int, 3));
     CHECK_INT(td_outcome(w), TD_CRASHED);
     CHECK_INT(td_exitcode(w), 3);
     td_free(w);
-    CHECK_INT(event_count(MAIN_HANDLER), 0);
 }
 
 static void worker_handler(void)
@@ -432,6 +435,8 @@ static int ends_its_thread(td_call *call)
 /* Catches: a target that leaves by pthread_exit, after which join waits for ever. */
 TEST_MODES(pthread_exit_in_the_target)
 {
+    if (WITH_TSAN && how->kind == TD_PROCESS)
+        SKIP("the sanitizer's own thread keeps the process alive");
     td_worker *w = run(how, ends_its_thread, none);
     CHECK(td_outcome(w) == TD_CRASHED || td_outcome(w) == TD_FAILED);
     CHECK(!td_is_alive(w));
@@ -489,7 +494,7 @@ TEST_METHODS(hook_is_told_of_a_crash)
     CHECK_INT(atomic_load(&told), 1);
     CHECK_INT(last.outcome, TD_CRASHED);
     CHECK_INT(last.exitcode, -SIGKILL);
-    CHECK_STR(last_message, "");
+    CHECK_STR(last_message, "killed by SIGKILL");
     CHECK_HAS(last_sentence, "SIGKILL");
 }
 

@@ -1128,7 +1128,7 @@ TEST_MODES(a_thousand_from_eight_threads)
 {
     td_free(ended(how, nothing, none));
     int fds = count_fds();
-    many_from_threads(how, 8, how->method == TD_FORK || SANITIZED ? 25 : 125);
+    many_from_threads(how, 8, SANITIZED ? 25 : 125);
     WAIT_UNTIL(count_fds() <= fds, 5);
     WAIT_UNTIL(others_zombies() == 0, 5);
 }

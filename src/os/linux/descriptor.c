@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -56,6 +57,14 @@ void td__close_range(int first, int last)
     int top = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 65536 ? (int)limit.rlim_cur : 65536;
     for (int fd = first; fd < top && (last < 0 || fd <= last); fd++)
         close(fd);
+}
+
+int td__life_pipe(int fds[2])
+{
+    if (td__pipe(fds) < 0)
+        return -1;
+    fchmod(fds[0], 0666); /* else, after a change of user, it could not be opened anew by /proc/self/fd */
+    return 0;
 }
 
 int td__event_fd(unsigned initial)

@@ -41,6 +41,14 @@ static void TD__NO_SANITIZE in_child(struct forking *forking)
     __builtin_longjmp(forking->back, 1);
 }
 
+static void TD__NO_SANITIZE tell(struct forking *forking, pid_t pid, int error)
+{
+    forking->error = error;
+    forking->forked->pid = pid;
+    td__store_release(&forking->step, 1); /* publishes the two above */
+    td__raw3(SYS_futex, &forking->step, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+}
+
 /* td__follow, without thread-local data. Whatever this process waits for then (the libc's fork() takes locks that a
  * thread of the program may hold when the program is killed), it does not outlive the program; and its child dies with
  * it. */
@@ -48,23 +56,25 @@ static bool TD__NO_SANITIZE follow(struct forking *forking)
 {
     long own = td__raw4(SYS_openat, AT_FDCWD, forking->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
     td__raw1(SYS_close, forking->life[1]);
-    if (own < 0 || td__raw3(SYS_fcntl, own, F_SETOWN, forking->forked->holder) < 0 ||
-        td__raw3(SYS_fcntl, own, F_SETSIG, SIGKILL) < 0 || td__raw3(SYS_fcntl, own, F_SETFL, O_NONBLOCK | O_ASYNC) < 0)
+    forking->followed = -1;
+    if (own == -ENOENT || own == -ENOTDIR)
+        return true; /* no /proc: only the kernel's word to our child remains, that it dies with us */
+    if (own < 0) {
+        tell(forking, -1, (int)-own);
         return false;
+    }
+    if (td__raw3(SYS_fcntl, own, F_SETOWN, forking->forked->holder) < 0 ||
+        td__raw3(SYS_fcntl, own, F_SETSIG, SIGKILL) < 0 ||
+        td__raw3(SYS_fcntl, own, F_SETFL, O_NONBLOCK | O_ASYNC) < 0) {
+        tell(forking, -1, EINVAL);
+        return false;
+    }
     struct pollfd gone = { .fd = (int)own, .events = POLLIN };
     struct timespec now = { 0, 0 };
     if (td__raw5(SYS_ppoll, &gone, 1, &now, NULL, 0) > 0)
         td__raw1(SYS_exit_group, 1); /* killed before we followed */
     forking->followed = (int)own;
     return true;
-}
-
-static void TD__NO_SANITIZE tell(struct forking *forking, pid_t pid, int error)
-{
-    forking->error = error;
-    forking->forked->pid = pid;
-    td__store_release(&forking->step, 1); /* publishes the two above */
-    td__raw3(SYS_futex, &forking->step, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
 }
 
 static void TD__NO_SANITIZE hold(void *arg)
@@ -82,10 +92,8 @@ static void TD__NO_SANITIZE hold(void *arg)
     td__raw4(SYS_rt_sigaction, SIGCHLD, &none, NULL, 8);
     if (forking->stay)
         td__raw5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    if (!follow(forking)) {
-        tell(forking, -1, EMFILE);
+    if (!follow(forking))
         return;
-    }
     pid_t pid = td__fork();
     if (pid == 0)
         in_child(forking);
@@ -165,7 +173,8 @@ int td__fork_hidden(td__forked *forked, const int life[2])
     td__signals_block(&mask);
     if (__builtin_setjmp(forking->back)) {
         /* The child, with all signals blocked. Its own way to follow; the holder's is not its to keep. */
-        td__follow(forking->followed);
+        if (forking->followed >= 0)
+            td__follow(forking->followed);
         td__close(forking->followed);
         return 0;
     }

@@ -50,6 +50,15 @@ int td__limit_set(int which, td__limit limit)
     return setrlimit((__rlimit_resource_t)which, &wanted);
 }
 
+void td__limit_raise(int which)
+{
+    struct rlimit limit;
+    if (getrlimit((__rlimit_resource_t)which, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit((__rlimit_resource_t)which, &limit);
+    }
+}
+
 const char *td__limit_name(int which)
 {
     static const char *const names[TD__LIMITS] = {
@@ -60,6 +69,17 @@ const char *td__limit_name(int which)
     return which >= 0 && which < TD__LIMITS ? names[which] : "a limit";
 }
 
+bool td__limit_without_core(td__limit *wanted)
+{
+    struct rlimit now;
+    if (wanted->soft == 0 && wanted->hard == 0 && getrlimit(RLIMIT_CORE, &now) == 0)
+        *wanted = (td__limit){ now.rlim_cur, now.rlim_max };
+    if (wanted->soft <= 1)
+        return false;
+    wanted->soft = 1; /* not 0: a limit of 0 still lets core_pattern's programs be started */
+    return true;
+}
+
 int td__umask_set(int mask)
 {
     return (int)umask((mode_t)mask);
@@ -67,11 +87,19 @@ int td__umask_set(int mask)
 
 /* --- identity ---------------------------------------------------------------------------------------------- */
 
-/* FNV-1a. */
+/* FNV-1a, by eight bytes; strong enough to notice a change, and nobody gains by a collision but who has our rights
+ * already. */
 static void append(td__identity *identity, const char *bytes, size_t size)
 {
-    for (size_t i = 0; i < size; i++)
-        identity->hash = (identity->hash ^ (unsigned char)bytes[i]) * 0x100000001b3;
+    uint64_t hash = identity->hash, word;
+    for (; size >= sizeof word; bytes += sizeof word, size -= sizeof word) {
+        memcpy(&word, bytes, sizeof word);
+        hash = (hash ^ word) * 0x100000001b3;
+        hash ^= hash >> 32;
+    }
+    for (; size > 0; bytes++, size--)
+        hash = (hash ^ (unsigned char)*bytes) * 0x100000001b3;
+    identity->hash = hash;
 }
 
 /* The lines of /proc/.../status that say who we are; the umask is taken out of it on the way, for the system call that
@@ -82,6 +110,8 @@ static void take_status(td__identity *identity, char *status)
     for (char *line = status, *end; *line; line = end) {
         end = strchr(line, '\n');
         end = end ? end + 1 : line + strlen(line);
+        if (!strchr("UGCNS", line[0]))
+            continue;
         if (strncmp(line, "Umask:", 6) == 0)
             identity->umask = (int)strtol(line + 6, NULL, 8);
         else if (strncmp(line, "CapInh:", 7) == 0)
@@ -96,35 +126,83 @@ static void take_status(td__identity *identity, char *status)
     }
 }
 
+/*
+ * The files below are read at each start. For the main thread, whose /proc directory is that of the process, they stay
+ * open from the first start to the finish; other threads open theirs each time. Only the main thread uses these.
+ */
+static struct {
+    pid_t pid; /* 0: none are open */
+    int status, namespaces, cgroup;
+} kept_open;
+
+struct sources {
+    int status, namespaces, cgroup;
+    bool keep;
+};
+
+static struct sources open_sources(void)
+{
+    pid_t pid = getpid();
+    struct sources sources = { -1, -1, -1, (pid_t)syscall(SYS_gettid) == pid };
+    if (sources.keep && kept_open.pid == pid) {
+        sources.status = kept_open.status;
+        sources.namespaces = kept_open.namespaces;
+        sources.cgroup = kept_open.cgroup;
+        return sources;
+    }
+    sources.status = td__open_read("/proc/thread-self/status");
+    sources.namespaces = td__open_path("/proc/thread-self/ns");
+    sources.cgroup = td__open_read("/proc/thread-self/cgroup");
+    if (sources.status < 0 || sources.namespaces < 0 || sources.cgroup < 0)
+        sources.keep = false;
+    if (sources.keep) {
+        kept_open.pid = pid;
+        kept_open.status = sources.status;
+        kept_open.namespaces = sources.namespaces;
+        kept_open.cgroup = sources.cgroup;
+    }
+    return sources;
+}
+
+static void close_sources(const struct sources *sources)
+{
+    if (sources->keep)
+        return;
+    td__close(sources->status);
+    td__close(sources->namespaces);
+    td__close(sources->cgroup);
+}
+
+void td__identity_forget(void)
+{
+    if (kept_open.pid == 0)
+        return;
+    td__close(kept_open.status);
+    td__close(kept_open.namespaces);
+    td__close(kept_open.cgroup);
+    kept_open.pid = 0;
+}
+
 /* The namespaces. Without CAP_SYS_ADMIN only the user namespace can have changed by our own doing, and the others
- * after it; so that one alone is compared then (reading a link costs some microseconds). */
-static void take_namespaces(td__identity *identity, bool admin)
+ * after it; so that one alone is compared then (reading a link costs some microseconds). A mount namespace shows in the
+ * mount of the root directory. */
+static void take_namespaces(td__identity *identity, int directory, bool admin)
 {
     static const char *const names[] = {
-        "user", "mnt", "net", "uts", "ipc", "pid_for_children", "cgroup", "time_for_children"
+        "user", "net", "uts", "ipc", "pid_for_children", "cgroup", "time_for_children"
     };
     char link[64];
-    if (!admin) {
-        ssize_t n = readlink("/proc/thread-self/ns/user", link, sizeof link);
-        if (n > 0)
-            append(identity, link, (size_t)n);
-        return;
-    }
-    int directory = open("/proc/thread-self/ns", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0)
-        return;
-    for (size_t i = 0; i < TD__COUNT(names); i++) {
+    for (size_t i = 0; i < (admin ? TD__COUNT(names) : 1); i++) {
         ssize_t n = readlinkat(directory, names[i], link, sizeof link);
         if (n > 0)
             append(identity, link, (size_t)n);
     }
-    close(directory);
 }
 
-static void take_cgroup(td__identity *identity)
+static void take_cgroup(td__identity *identity, int file)
 {
     char text[1024];
-    ssize_t n = td__read_file("/proc/thread-self/cgroup", text, sizeof text);
+    ssize_t n = td__read_at(file, text, sizeof text);
     if (n > 0)
         append(identity, text, (size_t)n);
 }
@@ -132,30 +210,35 @@ static void take_cgroup(td__identity *identity)
 static void take_root(td__identity *identity)
 {
     struct statx root;
-    char text[80];
-    if (statx(AT_FDCWD, "/", 0, STATX_INO | STATX_MNT_ID, &root) == 0)
-        append(identity, text,
-               td__format(text, sizeof text, "root %u:%u:%llu:%llu\n", root.stx_dev_major, root.stx_dev_minor,
-                          (unsigned long long)root.stx_ino, (unsigned long long)root.stx_mnt_id));
+    if (statx(AT_FDCWD, "/", 0, STATX_INO | STATX_MNT_ID, &root) < 0)
+        return;
+    uint64_t numbers[4] = { root.stx_dev_major, root.stx_dev_minor, root.stx_ino, root.stx_mnt_id };
+    append(identity, (const char *)numbers, sizeof numbers);
 }
 
 int td__identity_get(td__identity *identity)
 {
     char status[16384];
     *identity = (td__identity){ .hash = 0xcbf29ce484222325, .umask = -1 };
-    ssize_t n = td__read_file("/proc/thread-self/status", status, sizeof status - 1);
-    if (n <= 0)
-        return -1;
-    status[n] = 0;
-    take_status(identity, status);
-    if (identity->umask < 0) {
-        errno = ENODATA;
+    struct sources sources = open_sources();
+    ssize_t n = sources.status >= 0 ? td__read_at(sources.status, status, sizeof status - 1) : -1;
+    if (n <= 0 || sources.namespaces < 0) {
+        int error = errno;
+        close_sources(&sources);
+        errno = error;
         return -1;
     }
-    take_namespaces(identity, (identity->capabilities.permitted >> CAP_SYS_ADMIN & 1) != 0);
-    take_cgroup(identity);
+    status[n] = 0;
+    take_status(identity, status);
+    take_namespaces(identity, sources.namespaces, (identity->capabilities.permitted >> CAP_SYS_ADMIN & 1) != 0);
+    if (sources.cgroup >= 0)
+        take_cgroup(identity, sources.cgroup);
     take_root(identity);
-    return 0;
+    close_sources(&sources);
+    if (identity->umask >= 0)
+        return 0;
+    errno = ENODATA;
+    return -1;
 }
 
 int td__capabilities_set(const td__capabilities *wanted)

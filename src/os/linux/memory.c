@@ -75,6 +75,14 @@ void *td__map_private(size_t size)
     return at == MAP_FAILED ? NULL : at;
 }
 
+void *td__map_uncopied(size_t size)
+{
+    void *at = td__map_private(size);
+    if (at)
+        madvise(at, size, MADV_DONTFORK);
+    return at;
+}
+
 void *td__map_with_children(size_t size)
 {
     if (td__fault(ENOMEM))

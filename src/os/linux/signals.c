@@ -39,7 +39,7 @@ void td__signals_clear(void)
     td__signals_restore(&none);
 }
 
-void td__signals_reset(const sigset_t *ignored)
+void td__signals_reset(uint64_t ignored)
 {
     for (int number = 1; number < _NSIG; number++) {
         if (number == SIGKILL || number == SIGSTOP)
@@ -47,7 +47,7 @@ void td__signals_reset(const sigset_t *ignored)
         struct sigaction now;
         if (sigaction(number, NULL, &now) < 0)
             continue; /* the libc's own */
-        void (*wanted)(int) = sigismember(ignored, number) == 1 ? SIG_IGN : SIG_DFL;
+        void (*wanted)(int) = ignored & TD__SIGNAL_BIT(number) ? SIG_IGN : SIG_DFL;
         if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == wanted)
             continue;
         struct sigaction action = { .sa_handler = wanted };
@@ -55,14 +55,23 @@ void td__signals_reset(const sigset_t *ignored)
     }
 }
 
-void td__signals_ignored(sigset_t *ignored)
+uint64_t td__signals_ignored(void)
 {
-    sigemptyset(ignored);
+    uint64_t ignored = 0;
     for (int number = 1; number < _NSIG; number++) {
         struct sigaction now;
         if (sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_IGN)
-            sigaddset(ignored, number);
+            ignored |= TD__SIGNAL_BIT(number);
     }
+    return ignored;
+}
+
+void td__signals_drop(void)
+{
+    static const struct timespec now;
+    uint64_t all = ~(uint64_t)0;
+    while (syscall(SYS_rt_sigtimedwait, &all, NULL, &now, sizeof all) > 0)
+        ;
 }
 
 static const int ignored_by_spawner[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
@@ -78,11 +87,11 @@ void td__signals_ignore_terminal(void)
     }
 }
 
-void td__signals_unignore_terminal(const sigset_t *ignored)
+void td__signals_unignore_terminal(uint64_t ignored)
 {
     for (size_t i = 0; i < TD__COUNT(ignored_by_spawner); i++) {
         int number = ignored_by_spawner[i];
-        struct sigaction action = { .sa_handler = sigismember(ignored, number) == 1 ? SIG_IGN : SIG_DFL };
+        struct sigaction action = { .sa_handler = ignored & TD__SIGNAL_BIT(number) ? SIG_IGN : SIG_DFL };
         sigaction(number, &action, NULL);
     }
 }
