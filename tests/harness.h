@@ -219,9 +219,10 @@ void pause_ms(int ms);
 #define WAIT_UNTIL(condition, seconds)                                                                \
     do {                                                                                              \
         double wait_end = now() + (seconds)*SLOW;                                                     \
-        while (!(condition) && now() < wait_end)                                                      \
+        bool wait_met;                                                                                \
+        while (!(wait_met = (condition)) && now() < wait_end)                                         \
             pause_ms(1);                                                                              \
-        harness_check(false, (condition), __FILE__, __LINE__, #condition " (within " #seconds " s)"); \
+        harness_check(false, wait_met, __FILE__, __LINE__, #condition " (within " #seconds " s)"); \
     } while (0)
 
 /* The limits of a wait that was to take `seconds`: never by less than 0.6, and not by ten times (plus what a busy

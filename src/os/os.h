@@ -129,6 +129,7 @@ const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
 pid_t td__getpid(void);
 pid_t td__getppid(void);
+bool td__is_secure(void); /* executed with rights that its starter had not: set-user-ID and the like */
 int td__pid_fd(pid_t pid);
 int td__pid_fd_kill(int pid_fd, int signal);
 void td__kill(pid_t pid, int signal);

@@ -112,6 +112,7 @@ static void dispose(td__spawner *spawner)
     if (spawner->holder)
         td__holder_reap(spawner->holder, spawner->holder_stack);
     td__release(spawner->environment);
+    td__release(spawner->modules);
     td__release(spawner);
 }
 
@@ -198,6 +199,26 @@ static int hear(td__spawner *spawner, uint32_t what, int64_t deadline, td__messa
                     for_whom);
 }
 
+/* Before there is a worker. The spawner could have written anything as well, so the number is checked. */
+static int take_modules(td__spawner *spawner, const char *for_whom)
+{
+    uint32_t count = spawner->segment->module_count;
+    if (count > TD__MODULES_MAX)
+        count = 0;
+    spawner->modules = td__alloc(count * sizeof *spawner->modules);
+    if (!spawner->modules)
+        return failed(for_whom, "malloc", ENOMEM);
+    memcpy(spawner->modules, spawner->segment->modules, count * sizeof *spawner->modules);
+    for (uint32_t i = 0; i < count; i++) {
+        td__module *module = &spawner->modules[i];
+        module->path[sizeof module->path - 1] = 0;
+        if (module->build_id_size > sizeof module->build_id)
+            module->build_id_size = 0;
+    }
+    spawner->module_count = count;
+    return 0;
+}
+
 static td__segment *make_segment(td__spawner *spawner)
 {
     uint64_t size = td__segment_file_size();
@@ -215,7 +236,7 @@ static td__segment *make_segment(td__spawner *spawner)
     if (!segment)
         return NULL;
     segment->magic = TD__SEGMENT_MAGIC;
-    segment->file_size = size;
+    spawner->file_size = segment->file_size = size;
     segment->main_pid = td__getpid();
     segment->spares = td__the.options.spares;
     segment->reaper_above = td__orphans_stay();
@@ -277,6 +298,8 @@ static int start_it(td__spawner *spawner, const char *for_whom)
     if (code == 0 && message.code != 0)
         code = td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner's .prepare returned %d", for_whom,
                         message.code);
+    if (code == 0)
+        code = take_modules(spawner, for_whom);
     if (code == 0)
         spawner->environment_differs =
             spawner->segment->environment_hash != td__environment_hash(spawner->environment, spawner->environment_size);
@@ -406,6 +429,12 @@ void td__spawner_inherit(td__segment *segment, int file, int control)
     spawner->pid_fd = -1;
     spawner->identity = identity.hash;
     spawner->inherited = true;
+    spawner->file_size = td__the.file_size;
+    if (take_modules(spawner, "the first") < 0) {
+        td__release(spawner->environment);
+        td__release(spawner);
+        return;
+    }
     segment->environment_hash = td__environment_hash(spawner->environment, spawner->environment_size);
     current = spawner;
 }

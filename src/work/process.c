@@ -77,7 +77,7 @@ static int write_payload(start *start, td__slot *slot, uint32_t index)
     char *at = (char *)slot->request_data;
     bool in_window = size > sizeof slot->request_data;
     if (in_window) {
-        at = td__window_open(spawner->segment, spawner->file, index, 0, size, true);
+        at = td__window_open(spawner->file, spawner->file_size, index, 0, size, true);
         if (!at)
             return td__start_failed(worker, "memory for its argument and environment", errno);
         request->in_window = 1;
@@ -103,8 +103,7 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
 {
     td_worker *worker = start->worker;
     td__request *request = &slot->request;
-    td__segment *segment = start->spawner->segment;
-    request->target = td__module_address(&start->place, segment->modules, segment->module_count);
+    request->target = td__module_address(&start->place, start->spawner->modules, start->spawner->module_count);
     if (!request->target && td__module_path(&start->place, start->path, sizeof start->path) < 0)
         return td__start_failed(worker, "find the file of its target", errno);
     request->target_offset = start->place.offset;
@@ -267,8 +266,18 @@ int td__process_start(td_worker *worker)
     if (!td__the.initialized)
         return td__fail(TD_EINIT, "cannot start worker '%s': td_init() was not called: make it the first line of main",
                         worker->name);
+    if (td__the.role == TD__ROLE_SPAWNER)
+        return td__fail(TD_ESTATE,
+                        "cannot start worker '%s': .prepare runs in the spawner, which starts no workers of its own",
+                        worker->name);
     if (worker->method == TD_FORK)
         return td__forked_start(worker);
+    if (td__is_secure())
+        return td__fail(
+            TD_EUNSUPPORTED,
+            "cannot start worker '%s': this program runs with rights of its file (set-user-ID or the like), which "
+            "it cannot be started anew with: use the fork method",
+            worker->name);
     start start;
     memset(&start, 0, offsetof(struct start, path)); /* the path is large and mostly unused */
     start.worker = worker;
@@ -324,7 +333,7 @@ static int copy_result(td_worker *worker, const td__reply *reply)
             return -1;
     } else if (reply->in_window) {
         from = window =
-            td__window_open(worker->spawner->segment, worker->spawner->file, worker->slot_index, 1, size, false);
+            td__window_open(worker->spawner->file, worker->spawner->file_size, worker->slot_index, 1, size, false);
         if (!window)
             return -1;
     }

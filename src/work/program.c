@@ -249,15 +249,18 @@ static void end_daemons(void)
 
 static void finish(void)
 {
-    join_all(); /* before the gate: those who are joined may start others */
-    if (!gate_close())
-        return;
+    /* Before the gate, as those who are joined may start others; and the hook is called outside of it, as it may too.
+     */
     join_all();
-    end_daemons();
     td__registry_tell_all();
-    td__spawners_finish();
-    td__identity_forget();
-    gate_open();
+    if (gate_close()) {
+        join_all();
+        end_daemons();
+        td__spawners_finish();
+        td__identity_forget();
+        gate_open();
+    }
+    td__registry_tell_all();
 }
 
 int td_finish(void)

@@ -105,10 +105,10 @@ uint32_t td__slot_await(td__slot *slot)
     }
 }
 
-void *td__window_open(td__segment *segment, int file, uint32_t index, int half, uint64_t size, bool reserve)
+void *td__window_open(int file, uint64_t file_size, uint32_t index, int half, uint64_t size, bool reserve)
 {
     uint64_t page = td__page_size(), offset = window_offset(index, half);
-    if (size > TD__WINDOW_HALF || offset + size > segment->file_size) {
+    if (size > TD__WINDOW_HALF || offset + size > file_size) {
         errno = EFBIG;
         return NULL;
     }

@@ -17,7 +17,7 @@
  * A slot always names the process that answers for it, so that after any death the spawner finds what is left.
  *
  * Trust: a worker can write anything here. Whoever reads what a worker wrote (collect() in process.c) copies first and
- * checks sizes and kinds before use.
+ * checks sizes and kinds before use; what is fixed before the first worker runs, others copy before that.
  */
 #ifndef TD_WORK_SEGMENT_H
 #define TD_WORK_SEGMENT_H
@@ -167,7 +167,7 @@ void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end);
 void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number);
 
 /* The window's half for requests (0) or results (1) of a slot: reserved and mapped; NULL with errno on failure. */
-void *td__window_open(td__segment *segment, int file, uint32_t index, int half, uint64_t size, bool reserve);
+void *td__window_open(int file, uint64_t file_size, uint32_t index, int half, uint64_t size, bool reserve);
 
 static inline uint64_t td__align16(uint64_t size)
 {

@@ -21,7 +21,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/auxv.h>
 #include <unistd.h>
 
 #define TABLE 16384 /* a power of two, twice the slots */
@@ -29,6 +28,7 @@
 static struct {
     td__segment *segment;
     int file, control, peer, main_fd, child_fd; /* peer: the end of control that workers send on */
+    uint32_t spares;                            /* a copy: others can write to the segment */
     int life[2];                                /* a pipe that we alone can write to: workers follow it */
     int lanes[TD__SPARES_MAX];
     int lane_slot[TD__SPARES_MAX]; /* the slot whose process reads the lane, or -1 */
@@ -98,14 +98,14 @@ static void become_worker(uint32_t index, int keep)
     td__close(spawner.control);
     td__close(spawner.main_fd);
     td__close(spawner.child_fd);
-    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++)
+    for (uint32_t lane = 0; lane < spawner.spares; lane++)
         if (spawner.lanes[lane] != keep)
             td__close(spawner.lanes[lane]);
 }
 
 static bool other_spares(uint32_t lane)
 {
-    for (uint32_t other = 0; other < spawner.segment->spares; other++)
+    for (uint32_t other = 0; other < spawner.spares; other++)
         if (other != lane && td__load_relaxed(&spawner.segment->spare_slots[other]))
             return true;
     return false;
@@ -149,7 +149,7 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
 /* A lane is free when nobody reads it, or its reader has read what was meant for it. */
 static int free_lane(void)
 {
-    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++) {
+    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
         int index = spawner.lane_slot[lane];
         if (index >= 0 && td__load_acquire(&td__slot_at(spawner.segment, (uint32_t)index)->received))
             index = spawner.lane_slot[lane] = -1;
@@ -267,7 +267,7 @@ static void child_ended(const td__death *death)
         return;
     }
     td__slot *slot = td__slot_at(spawner.segment, (uint32_t)index);
-    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++) {
+    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
         uint32_t hint = (uint32_t)index + 1;
         td__cas_acq_rel(&spawner.segment->spare_slots[lane], &hint, 0);
         if (spawner.lane_slot[lane] == index)
@@ -318,7 +318,7 @@ static void take_messages(void)
 
 static void end_spares(void)
 {
-    for (uint32_t lane = 0; lane < spawner.segment->spares; lane++) {
+    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
         int index = spawner.lane_slot[lane];
         if (index < 0)
             continue;
@@ -413,7 +413,7 @@ void td__spawner_role(void)
     if (!named || !td__is_memory_file(3, &size) || size < TD__MAPPED_BYTES)
         return;
     /* Started by one of us, but with rights that its starter has not: neither a spawner nor, again, the program. */
-    if (getauxval(AT_SECURE))
+    if (td__is_secure())
         td__exit_now(1);
     td__segment *segment = td__map_shared(3, 0, TD__MAPPED_BYTES);
     if (!segment)
@@ -427,6 +427,8 @@ void td__spawner_role(void)
     td__reaper_above = segment->reaper_above != 0;
     td__fault_move(segment->faults, false);
     spawner.segment = segment;
+    spawner.spares = segment->spares;
+    td__the.file_size = size;
     spawner.pid = td__getpid();
     spawner.table = td__map_uncopied(TABLE * sizeof *spawner.table);
     if (!spawner.table)
@@ -463,7 +465,7 @@ void td__spawner_role(void)
     publish();
     td__spawner_inherit(segment, spawner.file, spawner.peer);
     int starters[TD__SPARES_MAX];
-    for (uint32_t lane = 0; lane < segment->spares; lane++) {
+    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
         int pair[2];
         if (td__socket_pair(pair) < 0)
             td__exit_now(1);
@@ -471,8 +473,8 @@ void td__spawner_role(void)
         spawner.lanes[lane] = move_high(pair[1], base);
         spawner.lane_slot[lane] = -1;
     }
-    announce(TD__READY, code, starters, segment->spares);
-    for (uint32_t lane = 0; lane < segment->spares; lane++)
+    announce(TD__READY, code, starters, spawner.spares);
+    for (uint32_t lane = 0; lane < spawner.spares; lane++)
         td__close(starters[lane]);
     if (code != 0)
         td__exit_now(1);

@@ -15,6 +15,9 @@
 typedef struct td__spawner {
     _Atomic uint32_t references; /* one as a member of the watcher's list, one a worker, one while current */
     td__segment *segment;
+    uint64_t file_size; /* these three are copies, made before the first worker could write */
+    td__module *modules;
+    uint32_t module_count;
     int file;                  /* the segment's */
     int control;               /* to the spawner */
     int lanes[TD__SPARES_MAX]; /* to its spares; none in workers */

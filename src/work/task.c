@@ -25,7 +25,7 @@ typedef struct task {
 static void *room(void *context, uint64_t size)
 {
     task *task = context;
-    return td__window_open(task->segment, task->file, task->index, 1, size, true);
+    return td__window_open(task->file, td__the.file_size, task->index, 1, size, true);
 }
 
 static _Noreturn void cannot(task *task, int code, const char *what, int error)
@@ -140,7 +140,7 @@ static void open_payload(task *task)
     uint64_t size = td__align16(request->arg_size) + td__align16(request->environment_size) + request->module_size;
     const char *at = (const char *)task->slot->request_data;
     if (request->in_window) {
-        at = td__window_open(task->segment, task->file, task->index, 0, size, false);
+        at = td__window_open(task->file, td__the.file_size, task->index, 0, size, false);
         if (!at)
             cannot(task, TD_ENOMEM, "mmap", errno);
     } else if (size > sizeof task->slot->request_data) {

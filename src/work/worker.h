@@ -106,6 +106,7 @@ typedef struct td__program {
     char **argv;
     /* in a worker process */
     td__segment *segment;
+    uint64_t file_size; /* the segment's */
     td__slot *slot;
     uint32_t slot_index;
 } td__program;

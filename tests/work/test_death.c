@@ -215,19 +215,22 @@ TEST(program_killed_while_the_spawner_is_stopped)
     all_gone();
 }
 
-static int named(const char *comm)
+/* Processes that a spawner has forked and that have not begun to follow the program: a few instructions' time. */
+static int newborn(void)
 {
     static proc list[256];
     int n = list_others(list, 256), count = 0;
     for (int i = 0; i < n && i < 256; i++)
-        count += strcmp(list[i].comm, comm) == 0;
+        for (int k = 0; k < n && k < 256; k++)
+            count += list[i].ppid == list[k].pid && strcmp(list[i].comm, "tandem-spawner") == 0 &&
+                     strcmp(list[k].comm, "tandem-spawner") == 0;
     return count;
 }
 
 TEST(program_killed_while_all_its_processes_are_stopped)
 {
     pid_t pid = family_ready("wait");
-    WAIT_UNTIL(named("tandem-spawner") == 1, 10); /* none that was forked but has not begun to follow the program */
+    WAIT_UNTIL(newborn() == 0, 10);
     static proc list[256];
     int n = list_others(list, 256);
     for (int i = 0; i < n && i < 256; i++)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -18,6 +19,11 @@ pid_t td__getpid(void)
 pid_t td__getppid(void)
 {
     return getppid();
+}
+
+bool td__is_secure(void)
+{
+    return getauxval(AT_SECURE) != 0;
 }
 
 int td__pid_fd(pid_t pid)
