@@ -820,12 +820,32 @@ static void exec_case(const harness_case *c, const char *dir, int output)
     _exit(127);
 }
 
+static char supervised_dir[32];
+
+static void supervisor_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGCHLD);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+}
+
+static void kill_family(void);
+
+/* Told to end, by the one who runs the tests: takes everything along. */
+static void give_up(void)
+{
+    kill_family();
+    remove_tree(supervised_dir);
+    _exit(1);
+}
+
 /* Waits until `pid` has ended (then *status is its), or all children of the supervisor have, if pid is 0. */
 static bool reap_until(pid_t pid, int *status, double end)
 {
     sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
+    supervisor_signals(&child);
     for (;;) {
         int st;
         pid_t dead;
@@ -843,20 +863,24 @@ static bool reap_until(pid_t pid, int *status, double end)
         if (left > 0.02)
             left = 0.02; /* of an adopted child with another exit signal nothing is told */
         struct timespec limit = { 0, (long)(left * 1e9) };
-        sigtimedwait(&child, 0, &limit);
+        int number = sigtimedwait(&child, 0, &limit);
+        if (number > 0 && number != SIGCHLD)
+            give_up();
     }
 }
 
 static void kill_family(void)
 {
     static proc list[MAX_PROCS];
-    for (int round = 0; round < 1000; round++) {
-        int n = family(getpid(), list, MAX_PROCS), status;
+    for (int round = 0; round < 10000; round++) {
+        int n = family(getpid(), list, MAX_PROCS);
         if (n == 0)
             return;
         for (int i = 0; i < n && i < MAX_PROCS; i++)
             kill(list[i].pid, SIGKILL);
-        reap_until(0, &status, now() + 0.05);
+        while (waitpid(-1, 0, WNOHANG | __WALL) > 0)
+            ;
+        pause_ms(1);
     }
 }
 
@@ -907,33 +931,42 @@ static void print_family_into(int output)
     close(was);
 }
 
+/* A directory for a case (`dir` is its template) and the page in it. */
+static harness_page *make_directory(char *dir)
+{
+    char path[64];
+    harness_page *shared = MAP_FAILED;
+    if (mkdtemp(dir)) {
+        chmod(dir, 0777);
+        snprintf(path, sizeof path, "%s/.page", dir);
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (fd >= 0 && fchmod(fd, 0666) == 0 && ftruncate(fd, sizeof(harness_page)) == 0)
+            shared = mmap(0, sizeof(harness_page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        close(fd);
+    }
+    if (shared == MAP_FAILED) {
+        perror(dir);
+        exit(1);
+    }
+    shared->supervisor = getpid();
+    return shared;
+}
+
 static int supervise(const harness_case *c)
 {
     double begun = now(), limit = c->limit;
-    char dir[] = "/tmp/tandem-test.XXXXXX", path[64];
-    if (!mkdtemp(dir)) {
-        perror(dir);
-        return 1;
-    }
-    chmod(dir, 0777);
-    snprintf(path, sizeof path, "%s/.page", dir);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    fchmod(fd, 0666);
-    harness_page *shared = MAP_FAILED;
-    if (fd >= 0 && ftruncate(fd, sizeof(harness_page)) == 0)
-        shared = mmap(0, sizeof(harness_page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    char dir[] = "/tmp/tandem-test.XXXXXX";
+    harness_page *shared = make_directory(dir);
     int output = memfd_create("output", MFD_CLOEXEC);
-    if (shared == MAP_FAILED || output < 0) {
+    if (output < 0) {
         perror("cannot supervise");
         return 1;
     }
-    close(fd);
-    shared->supervisor = getpid();
 
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &child, 0);
+    sigset_t signals;
+    supervisor_signals(&signals);
+    sigprocmask(SIG_BLOCK, &signals, 0);
+    snprintf(supervised_dir, sizeof supervised_dir, "%s", dir);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
 
     pid_t pid = fork();
@@ -1023,8 +1056,15 @@ static int harness_main(int argc, char **argv)
         fprintf(stderr, "there is no helper '%s'\n", argv[2]);
         return 2;
     }
-    if (argc == 3 && strcmp(argv[1], "--run") == 0)
+    if (argc == 3 && strcmp(argv[1], "--run") == 0) {
+        if (!page) { /* without a supervisor; its directory stays */
+            char dir[] = "/tmp/tandem-test.XXXXXX";
+            make_directory(dir);
+            setenv("TANDEM_TEST_DIR", dir, 1);
+            execv(self_path(), argv);
+        }
         return run_here(find_case(argv[2]));
+    }
     if (argc == 2 && strcmp(argv[1], "--list") == 0) {
         for (harness_case *c = cases; c; c = c->next)
             puts(c->name);

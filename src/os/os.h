@@ -58,8 +58,8 @@ void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared);
 
 int td__thread_create(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *arg);
 
-/* Joins; deadline as above. 0, or an error number (ETIMEDOUT). */
-int td__thread_join(pthread_t thread, int64_t deadline);
+/* 0, or an error number. */
+int td__thread_join(pthread_t thread);
 void td__thread_name(const char *name); /* of the calling thread, cut to 15 bytes */
 pid_t td__thread_id(void);
 size_t td__stack_minimum(void);

@@ -361,7 +361,15 @@ static td__spawner *current_if(const td__identity *identity)
 
 td__spawner *td__spawner_current(void)
 {
-    return current_if(NULL);
+    td__spawner *spawner = current_if(NULL);
+    bool ready = false;
+    /* Dead, and the watcher has not come to it yet? Its spares are dying, and would take the work with them. */
+    if (spawner && spawner->pid_fd >= 0 && td__poll(&spawner->pid_fd, &ready, 1, 1) > 0) {
+        td__store_seq_cst(&spawner->dead, 1);
+        td__spawner_unref(spawner);
+        spawner = NULL;
+    }
+    return spawner;
 }
 
 td__spawner *td__spawner_get(const td__identity *identity, const char *for_whom)

@@ -16,8 +16,10 @@
 static void ended(td_worker *worker)
 {
     td__lock_acquire(&worker->lock);
-    /* Release: publishes the outcome to those who see the thread ended; before the descriptor says so. */
-    td__store_release(&worker->phase, TD__COLLECTED);
+    /* Release, at least: publishes the outcome to those who see the thread ended; before the descriptor says so. */
+    td__store_seq_cst(&worker->phase, TD__COLLECTED);
+    if (td__load_seq_cst(&worker->timed)) /* see wait_for_end() */
+        td__futex_wake(&worker->phase, INT_MAX, false);
     if (worker->sentinel >= 0)
         td__event_fd_signal(worker->sentinel);
     td__lock_release(&worker->lock);
@@ -97,30 +99,39 @@ int td__thread_start(td_worker *worker)
     return td__start_failed(worker, "pthread_create", error);
 }
 
+/* Until the thread has ended by its own account; it is then only leaving. */
+static int wait_for_end(td_worker *worker, int64_t deadline)
+{
+    /* Sequentially consistent, with ended(): either the thread sees that somebody waits, or we see that it has ended.
+     */
+    td__store_seq_cst(&worker->timed, 1);
+    uint32_t phase;
+    while ((phase = td__load_seq_cst(&worker->phase)) != TD__COLLECTED)
+        if (td__futex_wait(&worker->phase, phase, deadline, false) < 0 && errno == ETIMEDOUT &&
+            td__load_seq_cst(&worker->phase) != TD__COLLECTED)
+            return td__fail(TD_ETIMEOUT, "worker '%s' has not ended within the time limit", worker->name);
+    return 0;
+}
+
 int td__thread_wait(td_worker *worker, int64_t deadline)
 {
+    if (deadline && wait_for_end(worker, deadline) < 0)
+        return TD_ETIMEOUT;
     for (;;) {
-        /* One that has ended by its own account is only leaving: that takes no time worth a limit. */
-        if (td__load_acquire(&worker->phase) == TD__COLLECTED)
-            deadline = 0;
         /* Acquire: sees what the joiner saw of the thread before its release below. */
         uint32_t joining = td__load_acquire(&worker->joining);
-        int error = 0;
         if (joining == TD__JOINED)
             return 0;
         if (joining == TD__UNJOINED && td__cas_acq_rel(&worker->joining, &joining, TD__JOINING)) {
-            error = td__thread_join(worker->thread, deadline);
+            int error = td__thread_join(worker->thread);
             td__store_release(&worker->joining, error ? TD__UNJOINED : TD__JOINED);
             td__futex_wake(&worker->joining, INT_MAX, false);
-            if (error == 0)
-                return 0;
-            if (error != ETIMEDOUT)
+            if (error)
                 return td__fail(TD_ESYSTEM, "cannot join worker '%s': %s", worker->name, strerror(error));
-        } else if (joining == TD__JOINING && td__futex_wait(&worker->joining, TD__JOINING, deadline, false) < 0) {
-            error = errno;
+            return 0;
         }
-        if (error == ETIMEDOUT && td__load_acquire(&worker->phase) != TD__COLLECTED)
-            return td__fail(TD_ETIMEOUT, "worker '%s' has not ended within the time limit", worker->name);
+        if (joining == TD__JOINING)
+            td__futex_wait(&worker->joining, TD__JOINING, 0, false);
     }
 }
 
@@ -128,5 +139,5 @@ int td__thread_wait(td_worker *worker, int64_t deadline)
 void td__thread_last_reference(td_worker *worker)
 {
     if (td__load_acquire(&worker->phase) == TD__COLLECTED && td__load_acquire(&worker->joining) == TD__UNJOINED)
-        td__thread_join(worker->thread, 0);
+        td__thread_join(worker->thread);
 }

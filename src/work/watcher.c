@@ -168,7 +168,7 @@ void td__watcher_stop(void)
     td__lock_release(&lock);
     if (!was)
         return;
-    td__thread_join(thread, 0);
+    td__thread_join(thread);
     td__lock_acquire(&lock);
     running = false;
     td__close(wake_fd);

@@ -43,6 +43,7 @@ struct td_worker {
     _Atomic uint32_t asked;    /* somebody has looked at the outcome */
     _Atomic uint32_t told;     /* the failure hook has been told */
     _Atomic uint32_t stopping; /* the signals that td_kill and the like sent, as bits */
+    _Atomic uint32_t timed;    /* threads: somebody waits with a time limit */
     _Atomic uint32_t cancel;   /* threads: what td_cancelled reads */
 
     pthread_t thread;          /* of the started thread */

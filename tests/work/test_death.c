@@ -468,8 +468,10 @@ TEST(any_one_process_killed)
         char comm[32];
         snprintf(comm, sizeof comm, "%s", list[victim].comm);
         pid_t dead = list[victim].pid;
+        char entry[32];
+        snprintf(entry, sizeof entry, "/proc/%d", (int)dead);
         kill(dead, SIGKILL);
-        WAIT_UNTIL(!process_alive(dead), 5);
+        WAIT_UNTIL(access(entry, F_OK) < 0, 5); /* reaped: so its spawner has noticed */
         event_set(KILLED);
         if (!CHECK_INT(helper_wait(pid), 0))
             harness_note("    after the death of '%s', number %d of %d", comm, victim, n);

@@ -1008,7 +1008,7 @@ static void check_signals(const mode *how, uint64_t ignored)
     if (SANITIZED)
         caught &= ~(bit(SIGSEGV) | bit(SIGBUS) | bit(SIGFPE) | bit(SIGILL) | bit(SIGABRT) | bit(SIGTRAP) | bit(SIGSYS));
     CHECK_INT(m->blocked, 0);
-    CHECK_INT(m->ignored, ignored);
+    CHECK_INT(m->ignored & ~(bit(32) | bit(33)), ignored); /* make(1) ignores them in all that it starts */
     CHECK_INT(caught, 0);
     CHECK_INT(m->pending, 0);
     td_free(w);
@@ -1126,6 +1126,8 @@ static void many_from_threads(const mode *how, int threads, int each)
 /* Catches: requests and replies of several starters mixed up; slots, descriptors or processes that run out. */
 TEST_MODES(a_thousand_from_eight_threads)
 {
+    if (SANITIZED && how->method == TD_FORK)
+        SKIP("the sanitizer is not made ready for a fork among threads");
     td_free(ended(how, nothing, none));
     int fds = count_fds();
     many_from_threads(how, 8, SANITIZED ? 25 : 125);

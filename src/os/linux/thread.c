@@ -39,12 +39,9 @@ int td__thread_create(pthread_t *thread, size_t stack_size, void *(*run)(void *)
     return -1;
 }
 
-int td__thread_join(pthread_t thread, int64_t deadline)
+int td__thread_join(pthread_t thread)
 {
-    if (deadline == 0)
-        return pthread_join(thread, NULL);
-    struct timespec until = { .tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000 };
-    return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until);
+    return pthread_join(thread, NULL);
 }
 
 void td__thread_name(const char *name)
