@@ -202,7 +202,8 @@ static bool is_other(const td_worker *worker)
 
 static bool holds_up(const td_worker *worker)
 {
-    return !worker->daemon && is_other(worker);
+    /* One that is being started cannot be joined yet. Inside the gate there is none. */
+    return !worker->daemon && is_other(worker) && td__load_acquire(&worker->phase) != TD__STARTING;
 }
 
 static bool is_daemon_process(const td_worker *worker)

@@ -231,18 +231,18 @@ int td_start(td_worker *worker)
     if (worker->stand_in || !td__cas_acq_rel(&worker->phase, &created, TD__STARTING))
         return td__fail(TD_ESTATE, "td_start: worker '%s' was started before; it can be started only once",
                         worker->name);
+    td__gate_enter();
     if (worker->kind == TD_THREAD) {
         code = td__thread_start(worker);
     } else {
-        td__gate_enter();
         code = td__process_start(worker);
         if (code == 0) {
             /* Release: its slot. Before it is listed, so that whoever finds it there can join it. */
             td__store_release(&worker->phase, TD__STARTED);
             td__registry_add(worker);
         }
-        td__gate_leave();
     }
+    td__gate_leave();
     if (code < 0) {
         td__lock_acquire(&worker->lock);
         td__format(worker->message, sizeof worker->message, "%s", td_last_message());

@@ -114,7 +114,7 @@ typedef struct td__program {
 extern td__program td__the;
 
 /*
- * Starts of processes and td_finish exclude each other: a start that comes while the program finishes waits for that
+ * Starts and td_finish exclude each other: a start that comes while the program finishes waits for that
  * and then begins anew; td_finish waits for starts under way.
  */
 void td__gate_enter(void);

@@ -306,7 +306,7 @@ TEST_MODES(finish_with_a_worker_that_was_not_started)
 static void *starts_some(void *unused)
 {
     for (int i = 0; i < 30; i++) {
-        const mode *how = i % 3 == 0 ? &mode_thread : i % 3 == 1 ? &mode_forkserver : &mode_fork;
+        const mode *how = i % 3 == 0 ? &mode_thread : i % 3 == 1 || SANITIZED ? &mode_forkserver : &mode_fork;
         td_worker *w = WORKER(NEW(.target = nothing));
         int code = td_start(w);
         if (code == 0) {

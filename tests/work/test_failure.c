@@ -378,7 +378,7 @@ TEST_METHODS(exit_in_the_target)
     td_target *const targets[] = { exits, exits_now, exits_in_a_thread };
     const int codes[] = { 3, 0, 255, 1, 256 + 9 };
     char text[64];
-    for (size_t t = 0; t < 3; t++) {
+    for (size_t t = 0; t < (WITH_TSAN && how->method == TD_FORK ? 2 : 3); t++) { /* no threads in copies */
         for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
             td_worker *w = run(how, targets[t], TD_VAL(codes[i]));
             CHECK_INT(td_outcome(w), TD_CRASHED);

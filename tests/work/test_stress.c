@@ -59,7 +59,9 @@ static int dies(td_call *call)
     _exit((int)(work->number % 100));
 }
 
-static const mode *const modes[] = { &mode_thread, &mode_forkserver, &mode_forkserver, &mode_fork };
+/* Sanitizers are not made ready for a fork among threads. */
+static const mode *const modes[] = { &mode_thread, &mode_forkserver, &mode_forkserver,
+                                     SANITIZED ? &mode_forkserver : &mode_fork };
 
 static void life(uint32_t *random, unsigned char *block)
 {
