@@ -22,12 +22,38 @@ typedef struct td__fork_record {
     td__death death;
     td__slot *slot;
     size_t mapped;
+    struct td__fork_record *previous, *next; /* under lock */
 } td__fork_record;
+
+/* All of this process. Those that a forked child finds are the parent's: it keeps its copies, which no thread of its
+ * own works on, as `former` ones. */
+static td__lock lock;
+static td__fork_record *first, *former; /* under lock */
+
+static td__fork_record *make_record(void)
+{
+    td__fork_record *record = td__alloc(sizeof *record);
+    if (!record)
+        return NULL;
+    record->references = 1;
+    td__lock_acquire(&lock);
+    record->next = first;
+    if (first)
+        first->previous = record;
+    first = record;
+    td__lock_release(&lock);
+    return record;
+}
 
 static void unref(td__fork_record *record)
 {
     if (td__fetch_sub_acq_rel(&record->references, 1) != 1)
         return;
+    td__lock_acquire(&lock);
+    *(record->previous ? &record->previous->next : &first) = record->next;
+    if (record->next)
+        record->next->previous = record->previous;
+    td__lock_release(&lock);
     td__unmap(record->slot, record->mapped);
     td__release(record);
 }
@@ -86,13 +112,22 @@ static void *room(void *context, uint64_t size)
 }
 
 /* In the child, where td__the has already been set afresh by the fork handler. */
+void td__fork_records_forget(void)
+{
+    lock = (td__lock){ 0 };
+    td__fork_record **end = &first;
+    while (*end)
+        end = &(*end)->next;
+    *end = former;
+    former = first;
+    first = NULL;
+}
+
 static _Noreturn void run(td_worker *worker, td__fork_record *record, const char *parent_name, pid_t parent_pid)
 {
     static td_call call;
-    static td__fork_record *own; /* for the leak checks of those that this process forks itself */
-    own = record;
     char name[TD_NAME_MAX];
-    if (!td__die_with_parent(own->forked.holder))
+    if (!td__die_with_parent(record->forked.holder))
         td__exit_now(1);
     memcpy(name, worker->name, sizeof name);
     td__the.role = TD__ROLE_WORKER;
@@ -121,10 +156,9 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
 
 int td__forked_start(td_worker *worker)
 {
-    td__fork_record *record = td__alloc(sizeof *record);
+    td__fork_record *record = make_record();
     if (!record)
         return td__start_failed(worker, "malloc", ENOMEM);
-    record->references = 1;
     record->mapped = MAPPED;
     record->slot = td__map_with_children(record->mapped);
     if (!record->slot) {
@@ -133,9 +167,7 @@ int td__forked_start(td_worker *worker)
     }
     if (!record->slot || td__populate(record->slot, TD__SLOT_BYTES) < 0) {
         int error = errno;
-        if (record->slot)
-            td__unmap(record->slot, record->mapped);
-        td__release(record);
+        unref(record);
         return td__start_failed(worker, "mmap", error);
     }
     record->forked.death = &record->death;

@@ -185,6 +185,7 @@ static void after_fork_in_child(void)
     td__the.slot = NULL;
     gate = 0;
     td__hook_forget();
+    td__fork_records_forget();
     td__identity_forget();
     td__spawners_forget(); /* before those that the watcher watches, the current one among them, are freed */
     td__watcher_forget();

@@ -85,5 +85,6 @@ void td__watcher_forget(void); /* in a forked child */
 int td__fork_record_fd(const struct td__fork_record *record);
 void td__fork_record_ended(struct td__fork_record *record);
 void td__fork_record_forget(struct td__fork_record *record);
+void td__fork_records_forget(void); /* in a forked child */
 
 #endif
