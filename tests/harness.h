@@ -216,12 +216,12 @@ double now(void); /* seconds, monotonic */
 void pause_ms(int ms);
 
 /* Only for state of the kernel that announces itself in no other way, such as a process that must be gone. */
-#define WAIT_UNTIL(condition, seconds)                                                                \
-    do {                                                                                              \
-        double wait_end = now() + (seconds)*SLOW;                                                     \
-        bool wait_met;                                                                                \
-        while (!(wait_met = (condition)) && now() < wait_end)                                         \
-            pause_ms(1);                                                                              \
+#define WAIT_UNTIL(condition, seconds)                                                             \
+    do {                                                                                           \
+        double wait_end = now() + (seconds)*SLOW;                                                  \
+        bool wait_met;                                                                             \
+        while (!(wait_met = (condition)) && now() < wait_end)                                      \
+            pause_ms(1);                                                                           \
         harness_check(false, wait_met, __FILE__, __LINE__, #condition " (within " #seconds " s)"); \
     } while (0)
 

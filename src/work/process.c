@@ -110,9 +110,6 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
     request->build_id_size = start->place.build_id_size;
     memcpy(request->build_id, start->place.build_id, sizeof request->build_id);
     request->daemon = worker->daemon;
-    request->nice = td__nice_get();
-    request->affinity_size = (uint32_t)td__affinity_get(request->affinity);
-    td__limits_get(request->limits);
     memcpy(request->name, worker->name, sizeof request->name);
     td_worker *self = td_main();
     td__format(request->parent_name, sizeof request->parent_name, "%s", self ? self->name : "");
@@ -144,8 +141,9 @@ static int confirm(start *start, uint32_t index)
     int code = identify(start);
     if (code == 0 && start->identity.hash != spawner->identity)
         code = SPAWNER_WRONG;
-    slot->umask = start->identity.umask;
-    slot->capabilities = start->identity.capabilities;
+    td__circumstances_get(&slot->circumstances);
+    slot->circumstances.umask = start->identity.umask;
+    slot->circumstances.capabilities = start->identity.capabilities;
     td__slot_answer(slot, code == 0 ? TD__GO : TD__GO_AWAY);
     if (code != 0)
         td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);

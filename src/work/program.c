@@ -50,7 +50,7 @@ static void set_stand_in(td_worker *worker, const char *name, td_worker_kind kin
     worker->sentinel = -1;
     worker->pid = pid;
     worker->native_id = pid;
-    td__format(worker->name, sizeof worker->name, "%s", name);
+    memcpy(worker->name, name, strnlen(name, sizeof worker->name - 1)); /* the rest is zero */
 }
 
 static void forget_stand_in(void *worker)

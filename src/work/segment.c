@@ -88,9 +88,16 @@ void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number)
     td__futex_wake(&slot->pid, INT_MAX, true);
 }
 
+void td__circumstances_get(td__circumstances *circumstances)
+{
+    circumstances->nice = td__nice_get();
+    circumstances->affinity_size = (uint32_t)td__affinity_get(circumstances->affinity);
+    td__limits_get(circumstances->limits);
+}
+
 void td__slot_answer(td__slot *slot, uint32_t answer)
 {
-    /* Release: umask and capabilities. The worker says that it sleeps before it does, so a wake-up is rarely needed. */
+    /* Release: the circumstances. The worker says that it sleeps before it does, so a wake-up is rarely needed. */
     if (atomic_exchange_explicit(&slot->go, answer, memory_order_acq_rel) == TD__GO_AWAITED)
         td__futex_wake(&slot->go, 1, true);
 }

@@ -56,6 +56,16 @@ enum { TD__GO_UNKNOWN = 0, TD__GO_AWAITED = 1, TD__GO = 2, TD__GO_AWAY = 3 };
 /* Bits of `ends`. */
 enum { TD__RELEASED = 1, TD__GONE = 2 };
 
+/* What a worker has of its starter beside streams, directory and environment: of the spawner, so that a worker sees
+ * what differs; and of the starter. */
+typedef struct td__circumstances {
+    int32_t nice, umask;
+    uint32_t affinity_size;
+    unsigned char affinity[TD__CPU_BYTES];
+    td__limit limits[TD__LIMITS];
+    td__capabilities capabilities;
+} td__circumstances;
+
 typedef struct td__request {
     uint64_t target; /* its address in the spawner's image; 0: see module_offset */
     uint64_t target_offset;
@@ -64,12 +74,8 @@ typedef struct td__request {
     uint32_t in_window; /* the payload is in the window, else in request_data */
     uint32_t own_environment;
     uint32_t daemon;
-    int32_t nice;
-    uint32_t affinity_size;
     uint32_t build_id_size;
     unsigned char build_id[20];
-    unsigned char affinity[TD__CPU_BYTES];
-    td__limit limits[TD__LIMITS];
     char name[TD_NAME_MAX];
     char parent_name[TD_NAME_MAX];
     int32_t parent_pid;
@@ -95,12 +101,11 @@ typedef struct td__slot {
     _Atomic uint32_t received;     /* a spare has taken its work off its lane */
     _Atomic uint32_t go;           /* futex; TD__GO_...: the target waits for it */
     /* by the spawner (or, when that is dead, the main process), before it sets TD__ENDED or TD__NOT_STARTED */
-    uint32_t signaled;   /* ended by a signal */
-    int32_t number;      /* the signal or exit status; the errno of a start that failed */
-    td__request request; /* by the starter, before the message that wakes the worker */
-    int32_t umask;       /* these two by the starter, before TD__GO */
-    td__capabilities capabilities;
-    td__reply reply; /* by the worker, before it sets TD__PUBLISHED */
+    uint32_t signaled;               /* ended by a signal */
+    int32_t number;                  /* the signal or exit status; the errno of a start that failed */
+    td__request request;             /* by the starter, before the message that wakes the worker */
+    td__circumstances circumstances; /* by the starter, before TD__GO */
+    td__reply reply;                 /* by the worker, before it sets TD__PUBLISHED */
     _Alignas(16) unsigned char request_data[TD__REQUEST_INLINE];
     _Alignas(16) unsigned char result_data[TD__RESULT_INLINE];
 } td__slot;
@@ -124,11 +129,7 @@ typedef struct td__segment {
     uint64_t born_ignored; /* signal n is bit n - 1 */
     /* fixed by the spawner before it says that it is ready */
     uint32_t module_count;
-    int32_t nice, umask;
-    uint32_t affinity_size;
-    unsigned char affinity[TD__CPU_BYTES];
-    td__limit limits[TD__LIMITS];
-    td__capabilities capabilities;
+    td__circumstances circumstances;
     uint64_t environment_hash;
     /* at any time */
     _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of a spare that waits there, or 0. A hint */
@@ -152,6 +153,9 @@ static inline td__slot *td__slot_at(td__segment *segment, uint32_t index)
 {
     return (td__slot *)((char *)segment + TD__HEADER_BYTES + (size_t)index * TD__SLOT_BYTES);
 }
+
+/* Nice value, affinity and limits of the calling thread. */
+void td__circumstances_get(td__circumstances *circumstances);
 
 /* The starter's answer, TD__GO or TD__GO_AWAY; and the worker's wait for it. */
 void td__slot_answer(td__slot *slot, uint32_t answer);

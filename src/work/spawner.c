@@ -118,6 +118,7 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
     td__thread_name("tandem-spare");
     td__slot *slot = td__slot_at(spawner.segment, index);
     uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
+    td__task_rehearse(spawner.segment, spawner.file, index);
     uint64_t booting = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
     /* Release: pid, for the starter that takes this spare. It fails if the spawner retires and wants us gone. */
     if (!td__cas_acq_rel(&slot->word, &booting, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)))
@@ -392,14 +393,12 @@ static void publish(void)
 {
     td__segment *segment = spawner.segment;
     segment->module_count = td__module_list(segment->modules, TD__MODULES_MAX);
-    segment->nice = td__nice_get();
-    segment->umask = td__umask_set(022);
-    td__umask_set(segment->umask);
-    segment->affinity_size = (uint32_t)td__affinity_get(segment->affinity);
-    td__limits_get(segment->limits);
+    td__circumstances_get(&segment->circumstances);
+    segment->circumstances.umask = td__umask_set(022);
+    td__umask_set(segment->circumstances.umask);
     td__identity identity;
     if (td__identity_get(&identity) == 0)
-        segment->capabilities = identity.capabilities;
+        segment->circumstances.capabilities = identity.capabilities;
 }
 
 void td__spawner_role(void)

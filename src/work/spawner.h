@@ -68,6 +68,9 @@ void td__spawner_lost(td__spawner *spawner);
 /* Called by td_init: if this process was started as a spawner, takes that role and does not return. */
 void td__spawner_role(void);
 
+/* In a worker process that has no work yet: makes all preparations that need none, and touches what will be needed. */
+void td__task_rehearse(td__segment *segment, int file, uint32_t index);
+
 /* In a worker process: takes up the work in the slot, with the descriptors that came with the message, and ends. */
 _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,
                             size_t fd_count);

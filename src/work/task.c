@@ -61,47 +61,41 @@ static void take_streams(task *task, const td__message *message, const int *fds,
         td__close(fds[i]);
 }
 
-static void take_limits(task *task)
+static void take_limits(task *task, const td__limit now[TD__LIMITS], const td__limit limits[TD__LIMITS])
 {
-    const td__segment *segment = task->segment;
     for (int which = 0; which < TD__LIMITS; which++) {
-        td__limit wanted = task->request.limits[which], now = segment->limits[which];
-        if (which == TD__LIMIT_CORE && !segment->core_dumps && wanted.soft > 0)
+        td__limit wanted = limits[which];
+        if (which == TD__LIMIT_CORE && !task->segment->core_dumps && wanted.soft > 0)
             td__limit_without_core(&wanted);
-        if (wanted.soft == now.soft && wanted.hard == now.hard)
+        if (wanted.soft == now[which].soft && wanted.hard == now[which].hard)
             continue;
         if (td__limit_set(which, wanted) < 0)
             cannot(task, TD_EACCESS, td__limit_name(which), errno);
     }
 }
 
+/* What the starter found out while we made the other preparations; only what differs from the spawner's is set. */
 static void take_circumstances(task *task)
 {
-    const td__segment *segment = task->segment;
-    const td__request *request = &task->request;
-    if (request->affinity_size > 0 && request->affinity_size <= sizeof request->affinity &&
-        (request->affinity_size != segment->affinity_size ||
-         memcmp(request->affinity, segment->affinity, request->affinity_size) != 0) &&
-        td__affinity_set(request->affinity, request->affinity_size) < 0)
-        cannot(task, TD_EACCESS, "sched_setaffinity", errno);
-    if (request->nice != segment->nice && td__nice_set(request->nice) < 0)
-        cannot(task, TD_EACCESS, "setpriority", errno);
-    take_limits(task);
-}
-
-/* The last of the preparations: what the starter found out while we made the others. */
-static void await_answer(task *task)
-{
-    const td__segment *segment = task->segment;
+    const td__circumstances *now = &task->segment->circumstances, *wanted = &task->slot->circumstances;
     if (td__slot_await(task->slot) != TD__GO)
         td__exit_now(0);
-    if (task->slot->umask != segment->umask)
-        td__umask_set(task->slot->umask);
-    td__capabilities now = segment->capabilities, wanted = task->slot->capabilities;
-    wanted.permitted &= now.permitted; /* the exec may have given more than the starter has, never what it lacks */
-    wanted.effective &= wanted.permitted;
-    wanted.inheritable &= now.inheritable | now.permitted;
-    if (memcmp(&now, &wanted, sizeof now) != 0 && td__capabilities_set(&wanted) < 0)
+    if (wanted->umask != now->umask)
+        td__umask_set(wanted->umask);
+    if (wanted->affinity_size > 0 && wanted->affinity_size <= sizeof wanted->affinity &&
+        (wanted->affinity_size != now->affinity_size ||
+         memcmp(wanted->affinity, now->affinity, wanted->affinity_size) != 0) &&
+        td__affinity_set(wanted->affinity, wanted->affinity_size) < 0)
+        cannot(task, TD_EACCESS, "sched_setaffinity", errno);
+    if (wanted->nice != now->nice && td__nice_set(wanted->nice) < 0)
+        cannot(task, TD_EACCESS, "setpriority", errno);
+    take_limits(task, now->limits, wanted->limits);
+    td__capabilities rights = wanted->capabilities;
+    rights.permitted &=
+        now->capabilities.permitted; /* the exec may have given more than the starter has; never what it lacks */
+    rights.effective &= rights.permitted;
+    rights.inheritable &= now->capabilities.inheritable | now->capabilities.permitted;
+    if (memcmp(&now->capabilities, &rights, sizeof rights) != 0 && td__capabilities_set(&rights) < 0)
         cannot(task, TD_EACCESS, "capset", errno);
 }
 
@@ -166,46 +160,57 @@ static td_target *find_target(task *task)
     return (td_target *)(uintptr_t)found;
 }
 
-_Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,
-                            size_t fd_count)
+static task the_task; /* one a process; off the stack, which deep targets may need */
+static td_call the_call;
+
+/* A page that is written here for the first time in this process costs a microsecond or two: a spare pays them before
+ * it has work. So this writes what td__task_run will write, and calls what it will call where that does no harm. */
+void td__task_rehearse(td__segment *segment, int file, uint32_t index)
 {
-    static task task; /* one worker a process; off the stack, which deep targets may need */
     td__slot *slot = td__slot_at(segment, index);
-    task.segment = segment;
-    task.file = file;
-    task.index = index;
-    task.slot = slot;
-    task.request = slot->request; /* published by the message that brought us here */
-    td__request *request = &task.request;
-    request->name[sizeof request->name - 1] = 0;
-    request->parent_name[sizeof request->parent_name - 1] = 0;
+    the_task = (task){ .segment = segment, .file = file, .index = index, .slot = slot };
+    the_call = (td_call){ .arg = NULL };
     td__the.role = TD__ROLE_WORKER;
     td__the.segment = segment;
     td__the.slot = slot;
     td__the.slot_index = index;
-    td__main_reset(request->name, request->daemon != 0, request->parent_name, request->parent_pid);
-    take_streams(&task, message, fds, fd_count);
-    take_circumstances(&task);
-    open_payload(&task);
-    take_environment(&task);
-    td__thread_name(request->name);
-    await_answer(&task);
-    take_signals(&task);
-    td_target *target = find_target(&task);
-    static td_call call;
-    call = (td_call){ .arg = task.arg,
-                      .arg_size = request->arg_size,
-                      .arg_kind = (int)request->arg_kind,
-                      .name = request->name,
-                      .cancel = &slot->cancel };
+    td__main_reset("", false, "", 0);
     td__program_guard_exit();
+    td__signals_drop();
+    td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
+    memset(slot->result_data, 0, 1);
+}
+
+_Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,
+                            size_t fd_count)
+{
+    if (the_task.slot == NULL)
+        td__task_rehearse(segment, file, index);
+    td__slot *slot = the_task.slot;
+    the_task.request = slot->request; /* published by the message that brought us here */
+    td__request *request = &the_task.request;
+    request->name[sizeof request->name - 1] = 0;
+    request->parent_name[sizeof request->parent_name - 1] = 0;
+    td__main_reset(request->name, request->daemon != 0, request->parent_name, request->parent_pid);
+    take_streams(&the_task, message, fds, fd_count);
+    open_payload(&the_task);
+    take_environment(&the_task);
+    td__thread_name(request->name);
+    take_circumstances(&the_task);
+    take_signals(&the_task);
+    td_target *target = find_target(&the_task);
+    the_call = (td_call){ .arg = the_task.arg,
+                          .arg_size = request->arg_size,
+                          .arg_kind = (int)request->arg_kind,
+                          .name = request->name,
+                          .cancel = &slot->cancel };
     uint32_t epoch = td__the.epoch;
     int code;
-    td_state state = td__call_run(&call, target, &code);
+    td_state state = td__call_run(&the_call, target, &code);
     if (td__the.epoch != epoch) {
         /* The target forked, and this is the child: the outcome is its parent's to publish. */
         fflush(NULL);
         td__exit_now(td__exitcode_of(code));
     }
-    td__publish(slot, state, code, call.message, &call, room, &task);
+    td__publish(slot, state, code, the_call.message, &the_call, room, &the_task);
 }
