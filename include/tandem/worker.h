@@ -86,8 +86,9 @@ extern "C" {
  * A process gets the standard streams, working directory, environment, umask, limits, nice value and affinity that
  * the caller has at this moment, an empty signal mask, and the signal dispositions the program was born with.
  * Errors: TD_ESTATE, TD_EINIT (a process before td_init), TD_EPROCESS, TD_EDESCRIPTOR, TD_ENOMEM, TD_ETARGET (the
- * target is in no file that a process could load), TD_ESPAWNER, TD_EACCESS, TD_ESYSTEM, TD_EFORKED.
- * Blocks for as long as the system needs to start it; the first process start also starts the spawner.
+ * target is in no loaded file; if the worker cannot load that file, it fails with this code), TD_ESPAWNER, TD_EACCESS,
+ * TD_ESYSTEM, TD_EFORKED. Blocks for as long as the system needs to start it; the first process start also starts the
+ * spawner.
  */
 TD_API int td_start(td_worker *worker);
 
@@ -220,7 +221,7 @@ typedef struct td_failure {
     pid_t pid;
     td_state outcome;
     int exitcode;
-    const char *message;  /* of td_fail, or "" */
+    const char *message;  /* as td_message gives it */
     const char *sentence; /* what the default hook prints */
 } td_failure;
 

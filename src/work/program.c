@@ -53,6 +53,11 @@ static void set_stand_in(td_worker *worker, const char *name, td_worker_kind kin
     memcpy(worker->name, name, strnlen(name, sizeof worker->name - 1)); /* the rest is zero */
 }
 
+bool td__is_kept(const td_worker *worker)
+{
+    return worker == &main_place || worker == &parent_place;
+}
+
 static void forget_stand_in(void *worker)
 {
     td__worker_unref(worker);

@@ -113,6 +113,10 @@ void td__worker_unref(td_worker *worker)
     /* Release: all that was done with the worker; acquire, in the last one: before it is freed. */
     if (!worker || td__fetch_sub_acq_rel(&worker->references, 1) != 1)
         return;
+    if (td__is_kept(worker)) { /* borrowed handles, given back once too often */
+        td__store_relaxed(&worker->references, 1);
+        return;
+    }
     bool ours = worker->epoch == td__the.epoch;
     if (ours)
         td__registry_drop(worker);

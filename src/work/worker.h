@@ -133,6 +133,7 @@ void td__program_guard_exit(void);
 
 /* The main worker of this process, set anew in a worker process. */
 void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid);
+bool td__is_kept(const td_worker *worker); /* the main worker or its parent: never freed */
 extern _Thread_local td_worker *td__self;
 
 /* --- worker.c ---------------------------------------------------------------------------------------------- */

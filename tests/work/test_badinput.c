@@ -31,7 +31,11 @@ TEST_MODES(options_that_are_refused)
     CHECK_NULL(NEW(.target = nothing, .name = name), TD_EINVAL);
     CHECK_NULL(NEW(.target = nothing, .daemon = (td_daemon)7), TD_EINVAL);
     CHECK_NULL(NEW(.target = nothing, .args = { 0, 5, TD_KIND_BYTES }), TD_EINVAL);
+    CHECK_NULL(NEW(.target = nothing, .args = { "x", 1, 99 }), TD_EINVAL);
+    CHECK_NULL(NEW(.target = nothing, .args = { "x", 1, -1 }), TD_EINVAL);
     CHECK_NULL(td_worker_create(how->kind, 0), TD_EINVAL);
+    if (how->kind == TD_PROCESS)
+        CHECK_NULL(NEW(.target = nothing, .stack_size = 1 << 20), TD_EINVAL);
     CHECK_INT(td_active_count(), 1);
 }
 
@@ -191,6 +195,72 @@ TEST_MODES(sentence_names_the_worker)
     CHECK_ERROR(td_join(w), TD_ESTATE);
     CHECK_HAS(td_last_message(), "resize-7");
     td_free(w);
+}
+
+static int returns_nowhere(td_call *call)
+{
+    return td_return_bytes(call, 0, 5);
+}
+
+/* Catches: a result that is read from nowhere. */
+TEST_MODES(result_of_nothing)
+{
+    td_worker *w = WORKER(NEW(.target = returns_nowhere));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    CHECK_INT(td_outcome(w), TD_FAILED);
+    CHECK_INT(td_result_code(w), TD_EINVAL);
+    td_free(w);
+}
+
+/* What no worker of this process is can be asked, but not joined, stopped, started or changed. */
+static void check_foreign(td_worker *w)
+{
+    CHECK(w != 0);
+    CHECK(td_is_alive(w));
+    CHECK(td_name(w) != 0);
+    CHECK(td_describe(w)[0]);
+    CHECK(td_join(w) < 0);
+    CHECK(td_join_for(w, td_ms(1)) < 0);
+    CHECK(td_start(w) < 0);
+    CHECK(td_terminate(w) < 0);
+    CHECK(td_kill(w) < 0);
+    CHECK(td_interrupt(w) < 0);
+    CHECK(td_sentinel(w) < 0);
+    CHECK(td_close(w) < 0);
+    CHECK(td_set_daemon(w, true) < 0);
+    CHECK_INT(td_outcome(w), TD_RUNNING);
+    CHECK_INT(td_result_code(w), TD_NO_CODE);
+}
+
+static int looks_at_its_parent(td_call *call)
+{
+    if (td_arg(call, bool))
+        check_foreign(td_parent());
+    check_foreign(td_main());
+    return 0;
+}
+
+static void *stranger(void *unused)
+{
+    check_foreign(td_current());
+    return unused;
+}
+
+/* Catches: a parent that its worker ends, a main worker that is joined by its own thread. */
+TEST_MODES(handles_that_are_no_workers)
+{
+    check_foreign(td_main());
+    check_foreign(td_current());
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, 0, stranger, 0) == 0);
+    pthread_join(thread, 0);
+    td_worker *w = WORKER(NEW(.target = looks_at_its_parent, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    CHECK_INT(td_outcome(w), TD_RETURNED);
+    td_free(w);
+    CHECK(td_is_alive(td_main()));
 }
 
 /* Catches: results asked for with nowhere to put them. */

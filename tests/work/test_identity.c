@@ -9,6 +9,7 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -212,6 +213,50 @@ TEST_METHODS(effective_user_dropped_between_starts)
     snprintf(uid, sizeof uid, "%u", (unsigned)lonely_uid());
     CHECK_INT(helper_run(0, "drops_its_effective_user", how->name, uid, NULL), 0);
     WAIT_UNTIL(others() == 0, 1);
+}
+
+static void drop_capability(int which, bool permitted_too)
+{
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct data[2];
+    REQUIRE(syscall(SYS_capget, &header, data) == 0);
+    data[which / 32].effective &= ~(1u << which % 32);
+    if (permitted_too)
+        data[which / 32].permitted &= ~(1u << which % 32);
+    REQUIRE(syscall(SYS_capset, &header, data) == 0);
+}
+
+/* Argument: mode. */
+HELPER(drops_capabilities)
+{
+    REQUIRE(argc == 2);
+    const mode *how = mode_named(argv[1]);
+    check_user(how);
+    drop_capability(CAP_NET_ADMIN, false);
+    check_user(how);
+    drop_capability(CAP_NET_ADMIN, true);
+    check_user(how);
+    drop_capability(CAP_SYS_CHROOT, true);
+    check_user(how);
+    drop_capability(CAP_SETUID, true);
+    drop_capability(CAP_SETGID, true);
+    check_user(how);
+    /* what is out of the bounding set, a fresh image cannot have, though we still can: no more than we have, then */
+    REQUIRE(prctl(PR_CAPBSET_DROP, CAP_NET_RAW, 0, 0, 0) == 0);
+    td_worker *w = ended(how, tells_user);
+    const struct user *got = td_result_bytes(w, 0);
+    REQUIRE(got != 0);
+    CHECK_INT(strtoull(got->capabilities, 0, 16) & ~status_hex(getpid(), "CapEff"), 0);
+    td_free(w);
+    return leave();
+}
+
+/* Catches: a program that stays root but gives up what root can do, and workers that can still do it. */
+TEST_METHODS(capabilities_dropped_between_starts)
+{
+    if (geteuid() != 0)
+        SKIP("needs root, to have capabilities");
+    CHECK_INT(helper_run(0, "drops_capabilities", how->name, NULL), 0);
 }
 
 static void *checks_user_in_thread(void *how)
