@@ -79,6 +79,9 @@ void td__event_fd_signal(int fd);
 void td__event_fd_clear(int fd);
 int td__open_path(const char *path); /* a directory, for td__chdir_fd only */
 int td__chdir_fd(int fd);
+void td__chdir_root(void); /* so as to hold no other directory; where that cannot be, stays */
+bool td__is_open(int fd);
+int td__close_on_exec(int fd);
 ssize_t td__read_file(const char *path, char *buffer, size_t size);
 ssize_t td__read_at(int fd, char *buffer, size_t size);
 int td__open_read(const char *path);

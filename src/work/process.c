@@ -11,10 +11,8 @@
 #include "work/worker.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 /* --- starting ---------------------------------------------------------------------------------------------- */
 
@@ -46,7 +44,7 @@ static unsigned owner_for(const td__spawner *spawner)
 static int collect_streams(start *start)
 {
     for (int stream = 0; stream < 3; stream++)
-        if (fcntl(stream, F_GETFD) >= 0) {
+        if (td__is_open(stream)) {
             start->streams |= 1u << stream;
             start->fds[start->fd_count++] = stream;
         }

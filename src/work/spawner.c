@@ -18,10 +18,8 @@
 #include "work/worker.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define TABLE 16384 /* a power of two, twice the slots */
 
@@ -369,7 +367,7 @@ static int move_high(int fd, int base)
 {
     int high = td__dup_from(fd, base);
     if (high < 0)
-        return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : fd;
+        return td__close_on_exec(fd) < 0 ? -1 : fd;
     td__close(fd);
     return high;
 }
@@ -416,7 +414,7 @@ void td__spawner_role(void)
         td__exit_now(1);
     td__segment *segment = td__map_shared(3, 0, TD__MAPPED_BYTES);
     if (!segment)
-        return;
+        td__exit_now(1); /* running the program instead would start another spawner, and so on */
     if (segment->magic != TD__SEGMENT_MAGIC || segment->file_size > size || segment->spares < 1 ||
         segment->spares > TD__SPARES_MAX) {
         td__unmap(segment, TD__MAPPED_BYTES);
@@ -459,8 +457,7 @@ void td__spawner_role(void)
     td__signals_ignore_terminal();
     fflush(NULL); /* what .prepare printed would else come out of every worker */
     td__dup_to(0, 2);
-    if (chdir("/") < 0)
-        td__thread_name("tandem-spawner");
+    td__chdir_root();
     publish();
     td__spawner_inherit(segment, spawner.file, spawner.peer);
     int starters[TD__SPARES_MAX];

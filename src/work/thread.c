@@ -3,9 +3,9 @@
  * Workers on threads.
  *
  * pthread_join() may be called once, and it is the cheapest way to wait for a thread (no wake-up beside the one the
- * kernel makes for it). So one of the joiners calls it, the others sleep on `joining`; a joiner that gives up at its
- * time limit hands the role on. The thread holds a reference to its handle: if that is the last one, it detaches
- * itself; else the last one who has the handle joins it, so that no thread is left behind.
+ * kernel makes for it). So one of the joiners calls it and the others sleep on `joining`; one with a time limit first
+ * waits for the thread to say, in `phase`, that it has ended. The thread holds a reference to its handle: if that is
+ * the last one, it detaches itself; else the last one who has the handle joins it, so that no thread is left behind.
  */
 #include "work/worker.h"
 

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
+/* clang-format off */
 /*
  * A worker's handle, and what the files of this layer offer each other:
- *   worker.c    the public calls          call.c       what a target sees
- *   thread.c    workers on threads        process.c    workers in processes, as their starter sees them
- *   registry.c  the living workers        forked.c     the fork method
- *   program.c   init, finish, user forks  launch.c     starting a spawner; spawner.c what it does; task.c its workers;
- * publish.c their end watcher.c   the deaths of spawners and forked workers         module.c  functions across an exec
+ *   worker.c    the public calls            call.c      what a target sees
+ *   thread.c    workers on threads          process.c   workers in processes, as their starter sees them
+ *   forked.c    the fork method             registry.c  the living workers
+ *   launch.c    starting a spawner          spawner.c   what it does
+ *   task.c      its workers                 publish.c   their end
+ *   watcher.c   deaths of spawners and of forked workers
+ *   module.c    functions across an exec    program.c   init, finish, forks by the user
  */
+/* clang-format on */
 #ifndef TD_WORK_WORKER_H
 #define TD_WORK_WORKER_H
 

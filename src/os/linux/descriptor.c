@@ -100,6 +100,22 @@ int td__chdir_fd(int fd)
     return fchdir(fd);
 }
 
+void td__chdir_root(void)
+{
+    int r = chdir("/");
+    (void)r;
+}
+
+bool td__is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+int td__close_on_exec(int fd)
+{
+    return fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
 int td__open_read(const char *path)
 {
     if (td__fault(EMFILE))
