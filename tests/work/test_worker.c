@@ -534,7 +534,8 @@ TEST_MODES(sentinel_asked_for_late)
     REQUIRE(fd > 2);
     CHECK(readable(fd, 30000));
     td_free(w);
-    CHECK_INT(count_fds(), before);
+    CHECK(fcntl(fd, F_GETFD) < 0);
+    CHECK(count_fds() <= before); /* less by the holder's, which the watcher closes when that process has ended */
 }
 
 /* Catches: one sentinel that stands for another worker. */
