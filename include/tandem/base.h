@@ -58,7 +58,19 @@ extern "C" {
     X(TD_ETARGET, -14, "the target cannot be found in a worker process") \
     X(TD_ECANCELLED, -15, "cancelled")                                   \
     X(TD_ETOOBIG, -16, "too big")                                        \
-    X(TD_EACCESS, -17, "not permitted")
+    X(TD_EACCESS, -17, "not permitted")                                  \
+    X(TD_ECLOSED, -18, "closed or shut down")                            \
+    X(TD_EBUSY, -19, "in use by another")                                \
+    X(TD_EEMPTY, -20, "the queue is empty")                              \
+    X(TD_EFULL, -21, "the queue is full")                                \
+    X(TD_EBROKEN, -22, "the barrier is broken")                          \
+    X(TD_ECORRUPT, -23, "shared memory is corrupted")
+
+/*
+ * A result that is no failure: the call has acquired the lock, whose former owner died holding it. What the lock guards
+ * may be half-written.
+ */
+#define TD_OWNER_DIED 1
 
 typedef enum td_code {
     TD_OK = 0,
@@ -82,6 +94,19 @@ TD_API const char *td_error_name(int code);
  */
 TD_API int td_last_error(void);
 TD_API const char *td_last_message(void);
+
+/*
+ * A cancellation object: whoever has one can end the waits that were given it, in any thread, and in any process if it
+ * is in shared memory. {0} is one that has not been fired. Fired, it stays so until td_cancel_reset: a wait that begins
+ * later fails at once with TD_ECANCELLED, unless what it waits for is there already.
+ * None of these calls blocks; all are for any thread. Python has none; nsync's note and .NET's token are the models.
+ */
+typedef struct td_cancel {
+    uint32_t td_fired;
+} td_cancel;
+TD_API void td_cancel_fire(td_cancel *cancel);
+TD_API bool td_cancel_fired(const td_cancel *cancel);
+TD_API void td_cancel_reset(td_cancel *cancel);
 
 /*
  * A time limit, relative to the call that takes it and measured on the monotonic clock. All zero means no limit;

@@ -11,6 +11,13 @@
 /* Sets the thread's pending error to `code` and the sentence; returns the code. Keeps errno. */
 int td__fail(int code, const char *format, ...) TD_PRINTF(2, 3);
 
+/* The same with the code's own sentence, without formatting: for calls that fail as a matter of course, such as a try.
+ */
+int td__fail_quick(int code);
+
+/* A bug of the caller: one sentence on standard error ("td_lock_release: lock 0x... is not held"), then abort(). */
+_Noreturn void td__bug(const char *format, ...) TD_PRINTF(1, 2);
+
 /* The pending error's code, or TD_EINVAL where there is none: what a call given NULL returns. */
 int td__pending(void);
 
@@ -28,14 +35,36 @@ int td__pending(void);
 #define td__fetch_or_acq_rel(p, v)  atomic_fetch_or_explicit((p), (v), memory_order_acq_rel)
 #define td__exchange_acquire(p, v)  atomic_exchange_explicit((p), (v), memory_order_acquire)
 #define td__exchange_release(p, v)  atomic_exchange_explicit((p), (v), memory_order_release)
+#define td__fetch_and_acq_rel(p, v) atomic_fetch_and_explicit((p), (v), memory_order_acq_rel)
+#define td__exchange_acq_rel(p, v)  atomic_exchange_explicit((p), (v), memory_order_acq_rel)
+#define td__cas_acquire(p, expected, v) \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_acquire, memory_order_relaxed)
 #define td__cas_acq_rel(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_acq_rel, memory_order_acquire)
 
 /* Sequentially consistent, for the few places where each of two sides must see the other's write or be seen. */
-#define td__load_seq_cst(p)     atomic_load_explicit((p), memory_order_seq_cst)
-#define td__store_seq_cst(p, v) atomic_store_explicit((p), (v), memory_order_seq_cst)
+#define td__load_seq_cst(p)         atomic_load_explicit((p), memory_order_seq_cst)
+#define td__store_seq_cst(p, v)     atomic_store_explicit((p), (v), memory_order_seq_cst)
+#define td__fetch_add_seq_cst(p, v) atomic_fetch_add_explicit((p), (v), memory_order_seq_cst)
+#define td__exchange_seq_cst(p, v)  atomic_exchange_explicit((p), (v), memory_order_seq_cst)
 #define td__cas_seq_cst(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, memory_order_seq_cst)
+
+/*
+ * Order as one thread's own record shows it: what stands before it is done before what stands after it, as seen by
+ * whoever repairs after this thread has died (the kernel orders all of a dead thread's stores before the news of its
+ * death). Keeps the compiler, not the processor.
+ */
+#if TD_FAULTS
+void td__step_point(void); /* os/linux/fault.c: tests kill here */
+#define td__program_order() (atomic_signal_fence(memory_order_seq_cst), td__step_point())
+#else
+#define td__program_order() atomic_signal_fence(memory_order_seq_cst)
+#define td__step_point()    ((void)0)
+#endif
+
+#define td__unlikely(x) __builtin_expect(!!(x), 0)
+#define td__likely(x)   __builtin_expect(!!(x), 1)
 
 #define TD__COUNT(array) (sizeof(array) / sizeof((array)[0]))
 

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static _Thread_local int pending_code;
+static _Thread_local bool pending_quick; /* the sentence is the code's own */
 static _Thread_local char pending_message[512];
 
 static const struct {
@@ -41,7 +43,7 @@ int td_last_error(void)
 
 const char *td_last_message(void)
 {
-    return pending_message;
+    return pending_quick ? td_strerror(pending_code) : pending_message;
 }
 
 int td__pending(void)
@@ -59,8 +61,27 @@ int td__fail(int code, const char *format, ...)
     vsnprintf(pending_message, sizeof pending_message, format, args);
     va_end(args);
     pending_code = code;
+    pending_quick = false;
     errno = kept;
     return code;
+}
+
+int td__fail_quick(int code)
+{
+    pending_code = code;
+    pending_quick = true;
+    return code;
+}
+
+void td__bug(const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    fprintf(stderr, "tandem: %s\n", text);
+    abort();
 }
 
 size_t td__format(char *to, size_t size, const char *format, ...)

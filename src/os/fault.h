@@ -21,6 +21,12 @@ bool td__fault_fired(void);
 void td__fault_move(void *to, bool copy);
 void td__fault_leave(const void *from); /* back into the process's own, if they are there */
 
+/*
+ * Deaths: every td__program_order() and td__step_point() of the library that this thread passes is a step; at the n-th
+ * one from now its process is killed (SIGKILL), n 0: never. Returns the steps counted since the last call.
+ */
+long td__kill_at_step(long n);
+
 bool td__fault(int error); /* true: fail now, with errno set to `error` */
 #else
 #define td__fault(error)         false

@@ -31,6 +31,10 @@ void *
 td__map_with_children(size_t size);      /* zeroed pages shared with processes forked from now on; td__populate first */
 int td__populate(void *at, size_t size); /* pages now, so that touching them cannot fail */
 void *td__map_uncopied(size_t size);     /* the same, and not there in forked children */
+/* At this address or not at all (NULL, EEXIST); fd negative: zeroed pages of our own. Left out of core dumps. */
+void *td__map_at(uintptr_t at, int fd, size_t size);
+/* Puts a file in the place of pages of our own, which hold the same bytes: -1 if not, with all as it was. */
+int td__map_over(void *at, int fd, size_t size);
 void td__unmap(void *at, size_t size);
 int td__reserve(int fd, uint64_t offset, uint64_t size); /* pages now, so that touching them cannot fail */
 void td__punch(int fd, uint64_t offset, uint64_t size);  /* gives pages back; cannot fail */
@@ -51,6 +55,18 @@ int64_t td__deadline(td_time limit);
  */
 int td__futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline, bool shared);
 
+/*
+ * The same on several words: sleeps while all of them have their expected values. 0 when woken; else -1 as above, or
+ * with ENOSYS where the kernel has no such call (the caller then sleeps on one of them, for a short time).
+ */
+#define TD__FUTEX_MANY 128
+typedef struct td__futex_item {
+    const _Atomic uint32_t *word;
+    uint32_t expected;
+    bool shared;
+} td__futex_item;
+int td__futex_wait_many(const td__futex_item *items, size_t count, int64_t deadline);
+
 /* Wakes up to `n`. The word's memory may be gone by then: it is only an address. */
 void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared);
 
@@ -64,6 +80,27 @@ void td__thread_name(const char *name); /* of the calling thread, cut to 15 byte
 pid_t td__thread_id(void);
 size_t td__stack_minimum(void);
 void td__yield(void);
+unsigned td__cpu_count(void); /* those that this process may run on, at least 1; as at the first call */
+
+/*
+ * The expensive half of an asymmetric fence: after td__barrier_others() all running threads (of this process; `shared`:
+ * of all processes that registered so) have passed a full memory barrier, so that those who use the other half need
+ * only keep the compiler from reordering. Registering is cheap while there is one thread. false: the kernel refuses.
+ */
+bool td__barrier_register(bool shared);
+bool td__barrier_others(bool shared);
+
+/* In a spinning loop: tells the processor. */
+static inline void td__relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#else
+    __asm__ volatile("" ::: "memory");
+#endif
+}
 
 /* --- descriptors ------------------------------------------------------------------------------------------- */
 
@@ -84,6 +121,7 @@ bool td__is_open(int fd);
 int td__close_on_exec(int fd);
 ssize_t td__read_file(const char *path, char *buffer, size_t size);
 ssize_t td__read_at(int fd, char *buffer, size_t size);
+int td__write_at(int fd, const void *data, size_t size); /* all of it, at the beginning; 0 or -1 */
 int td__open_read(const char *path);
 
 int td__life_pipe(int fds[2]); /* for td__follow: what can name its reading end can open it anew, whatever the user */

@@ -5,6 +5,7 @@
  * Locks: launching (held while one is started, which can take as long as the program's .prepare takes), then
  * current_lock (short).
  */
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/worker.h"
 
@@ -16,6 +17,10 @@ extern char **environ;
 
 /* Until td_init is reached in the new process; what comes after it (.prepare) may take any time. */
 #define HELLO_LIMIT_S 30
+
+/* A process that has been killed is dead after this time at the latest: if it still seems to live, its number has been
+ * given to another one. */
+#define DYING_LIMIT_S 2
 
 static td__lock launching;
 static td__lock current_lock;
@@ -120,8 +125,22 @@ void td__spawner_unref(td__spawner *spawner)
         dispose(spawner);
 }
 
+/* A process that is dying, with the spawner: repairs must not begin before it is dead. */
+static void party_lost(pid_t pid)
+{
+    if (!td__parties_of(pid))
+        return;
+    int fd = td__pid_fd(pid);
+    bool ready;
+    if (fd >= 0)
+        td__poll(&fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
+    td__close(fd);
+    td__parties_died(pid);
+}
+
 void td__spawner_lost(td__spawner *spawner)
 {
+    td__parties_died(spawner->pid);
     /* Sequentially consistent, with the CAS that takes a slot and the load of `dead` after it in process.c: either the
      * starter sees that the spawner is dead, or we see its slot. */
     td__store_seq_cst(&spawner->dead, 1);
@@ -133,6 +152,7 @@ void td__spawner_lost(td__spawner *spawner)
             uint64_t word = td__load_seq_cst(&slot->word);
             if (TD__WORD_STATE(word) != TD__TAKEN || td__load_acquire(&slot->done) & TD__ENDED)
                 continue;
+            party_lost((pid_t)td__load_acquire(&slot->pid));
             /* Its workers die with it, by the kernel's hand; a stray one that asked to outlive it must not. */
             td__slot_ended(slot, TD__ENDED, true, SIGKILL);
             td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
@@ -255,7 +275,9 @@ static int start_it(td__spawner *spawner, const char *for_whom)
         td__fault_move(spawner->segment->faults, true);
         stage = "socketpair";
     }
-    if (spawner->segment && td__socket_pair(control) == 0) {
+    if (spawner->segment && td__region_create() < 0)
+        stage = "memfd_create (shared heap)";
+    else if (spawner->segment && td__socket_pair(control) == 0) {
         spawner->control = control[0];
         stage = "pidfd_open";
         self = td__pid_fd(td__getpid());
@@ -271,7 +293,7 @@ static int start_it(td__spawner *spawner, const char *for_whom)
     if (!environment) {
         code = failed(for_whom, stage, errno);
     } else {
-        const int keep[] = { spawner->file, control[1], control[0], self, pipe[0] };
+        const int keep[] = { spawner->file, control[1], control[0], self, pipe[0], td__region_file };
         td__exec request = { .argv = td__the.argv ? td__the.argv : no_arguments,
                              .environment = environment,
                              .keep = keep,

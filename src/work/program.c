@@ -5,6 +5,7 @@
  * After a fork by the user, the child starts afresh: it has no workers, no spawner and no watcher; its copies of their
  * descriptors are closed. td__the.epoch grows, so that handles of the parent are told from its own.
  */
+#include "sync/latch.h"
 #include "work/spawner.h"
 #include "work/worker.h"
 
@@ -164,6 +165,7 @@ static void gate_open(void)
 
 static void before_fork(void)
 {
+    td__party_before_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return;
     td__registry_lock();
@@ -180,6 +182,7 @@ static void after_fork_in_parent(void)
 
 static void after_fork_in_child(void)
 {
+    td__party_after_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
     td__lock_release(&main_lock);
@@ -340,6 +343,9 @@ int td_init_with(const td_init_options *options)
     td__program_ready();
     td__the.initialized = true;
     td__spawner_role();
+    /* If it cannot be made now, a start of a process tries again, and says so. */
+    if (td__region_create() == 0)
+        td__latch_register_shared();
     if (!given.start_now)
         return 0;
     td__identity identity;

@@ -13,6 +13,7 @@
  *
  * All of this process's memory is single-threaded; what is shared with others is in the segment.
  */
+#include "sync/latch.h"
 #include "work/spawner.h"
 #include "work/module.h"
 #include "work/worker.h"
@@ -33,6 +34,7 @@ static struct {
     pid_t pid;
     uint32_t live;
     bool retiring, quitting;
+    bool repairing;   /* after deaths */
     bool fork_failed; /* no spares until something has ended */
     struct entry {
         pid_t pid; /* 0 empty, -1 deleted */
@@ -282,6 +284,10 @@ static void child_ended(const td__death *death)
     if (unused)
         td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__RELEASED);
     td__slot_ended(slot, TD__ENDED, death->signaled, death->number);
+    if (td__parties_of(death->pid)) {
+        td__parties_died(death->pid);
+        spawner.repairing = true;
+    }
     bool has_children = td__load_acquire(&slot->has_children) != 0;
     /* Only now may the pid be used again. */
     td__child_reap(death->pid);
@@ -339,6 +345,8 @@ static _Noreturn void serve(void)
         td__death death;
         while (td__child_ended(&death) == 1)
             child_ended(&death);
+        if (spawner.repairing)
+            spawner.repairing = !td__parties_repair();
         take_messages();
         if (spawner.quitting)
             kill_all();
@@ -350,7 +358,8 @@ static _Noreturn void serve(void)
             continue; /* another look before the next one: requests come first */
         int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
         bool ready[3];
-        td__poll(fds, ready, 3, 0);
+        /* A latch that the repair needs is taken: by somebody who is about to leave it. */
+        td__poll(fds, ready, 3, spawner.repairing ? td__deadline(td_ms(1)) : 0);
         if (ready[1]) { /* the main process has ended */
             kill_all();
             td__exit_now(0);
@@ -443,6 +452,10 @@ void td__spawner_role(void)
     if (spawner.child_fd < 0)
         td__exit_now(1);
     spawner.child_fd = move_high(spawner.child_fd, base);
+    if (!td__region_attach(8))
+        td__exit_now(1);
+    td__latch_register_shared();
+    td__region_file = move_high(8, base);
     int followed = td__follow(7);
     td__close(7);
     if (followed < 0 || td__pipe(spawner.life) < 0)

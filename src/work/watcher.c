@@ -4,6 +4,7 @@
  * of a forked worker ends (or there is one more to watch), and then marks what ended with it, so that joiners wake up.
  * It runs with all signals blocked.
  */
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/worker.h"
 
@@ -62,6 +63,7 @@ static void *run(void *unused)
     static struct item watched[TD__POLL_MAX];
     static int fds[TD__POLL_MAX];
     static bool ready[TD__POLL_MAX];
+    bool repairing = false; /* after a death; a latch that it needs may be taken for a moment */
     (void)unused;
     td__thread_name("tandem-watcher");
     for (;;) {
@@ -76,7 +78,8 @@ static void *run(void *unused)
         for (size_t i = 0; i < count; i++)
             fds[i] = item_fd(&watched[i]);
         fds[count] = wake;
-        if (td__poll(fds, ready, count + 1, last ? td__deadline(td_s(FINISH_LIMIT_S)) : 0) == 0) {
+        int64_t deadline = repairing ? td__deadline(td_ms(1)) : last ? td__deadline(td_s(FINISH_LIMIT_S)) : 0;
+        if (td__poll(fds, ready, count + 1, deadline) == 0 && !repairing) {
             td__lock_acquire(&lock);
             end_spawners(true);
             td__lock_release(&lock);
@@ -94,7 +97,10 @@ static void *run(void *unused)
                 }
             td__lock_release(&lock);
             item_ended(watched[i]);
+            repairing = true;
         }
+        if (repairing)
+            repairing = !td__parties_repair();
     }
 }
 

@@ -553,6 +553,12 @@ TEST(descriptors_do_not_leak_into_workers)
     close(leak);
 }
 
+INIT(without_td_init)
+{
+}
+
+static const helper_options no_init = { .init = "without_td_init" };
+
 HELPER(counts_its_fds)
 {
     return count_fds();
@@ -561,17 +567,17 @@ HELPER(counts_its_fds)
 /* Catches: descriptors of the library without close-on-exec, in programs that the parent or a worker executes. */
 static int runs_a_program(td_call *call)
 {
-    return td_return(call, int, helper_run(0, "counts_its_fds", NULL));
+    return td_return(call, int, helper_run(&no_init, "counts_its_fds", NULL));
 }
 
 TEST_MODES(descriptors_do_not_leak_into_programs)
 {
     td_worker *w = WORKER(NEW(.target = nothing));
     REQUIRE_OK(td_start(w));
-    CHECK_INT(helper_run(0, "counts_its_fds", NULL), 3);
+    CHECK_INT(helper_run(&no_init, "counts_its_fds", NULL), 3);
     REQUIRE_OK(td_join(w));
     td_free(w);
-    CHECK_INT(helper_run(0, "counts_its_fds", NULL), 3);
+    CHECK_INT(helper_run(&no_init, "counts_its_fds", NULL), 3);
     int result = 0;
     w = ended(how, runs_a_program, none);
     CHECK_OK(td_result(w, int, &result));

@@ -154,6 +154,18 @@ ssize_t td__read_at(int fd, char *buffer, size_t size)
     return n;
 }
 
+int td__write_at(int fd, const void *data, size_t size)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pwrite(fd, (const char *)data + done, size - done, (off_t)done);
+        if (n < 0 && errno != EINTR)
+            return -1;
+        if (n > 0)
+            done += (size_t)n;
+    }
+    return 0;
+}
+
 ssize_t td__read_file(const char *path, char *buffer, size_t size)
 {
     int fd = td__open_read(path);

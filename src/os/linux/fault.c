@@ -5,6 +5,8 @@
 
 #if TD_FAULTS
 #include <errno.h>
+#include <signal.h>
+#include <unistd.h>
 
 struct counters {
     _Atomic long calls; /* counted since arm */
@@ -67,6 +69,25 @@ bool td__fault(int error)
     c->fired = 1;
     errno = error;
     return true;
+}
+
+static _Thread_local long steps, kill_at;
+
+void td__step_point(void)
+{
+    if (++steps == kill_at) {
+        kill(getpid(), SIGKILL);
+        for (;;)
+            pause();
+    }
+}
+
+long td__kill_at_step(long n)
+{
+    long counted = steps;
+    steps = 0;
+    kill_at = n;
+    return counted;
 }
 #else
 typedef int td__no_faults;

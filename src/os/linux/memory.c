@@ -109,6 +109,34 @@ int td__populate(void *at, size_t size)
     return r < 0 && errno != EINVAL ? -1 : 0; /* before Linux 5.14 pages come when they are touched */
 }
 
+void *td__map_at(uintptr_t at, int fd, size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    int flags = MAP_FIXED_NOREPLACE | MAP_NORESERVE | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
+    void *wanted = (void *)at;
+    void *got = mmap(wanted, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (got == MAP_FAILED)
+        return NULL;
+    if (got != wanted) { /* a kernel before 4.17, or a sanitizer, took the address for a wish */
+        munmap(got, size);
+        errno = EEXIST;
+        return NULL;
+    }
+    madvise(got, size, MADV_DONTDUMP);
+    return got;
+}
+
+int td__map_over(void *at, int fd, size_t size)
+{
+    if (td__fault(ENOMEM))
+        return -1;
+    if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED)
+        return -1;
+    madvise(at, size, MADV_DONTDUMP);
+    return 0;
+}
+
 void td__unmap(void *at, size_t size)
 {
     if (at)

@@ -3,6 +3,7 @@
 #include "os/os.h"
 
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -57,4 +58,37 @@ pid_t td__thread_id(void)
 void td__yield(void)
 {
     sched_yield();
+}
+
+unsigned td__cpu_count(void)
+{
+    static _Atomic unsigned known;
+    unsigned count = atomic_load_explicit(&known, memory_order_relaxed); /* the same whoever writes it */
+    if (count == 0) {
+        cpu_set_t set;
+        count = sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 0;
+        if (count == 0)
+            count = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+        if (count == 0)
+            count = 1;
+        atomic_store_explicit(&known, count, memory_order_relaxed);
+    }
+    return count;
+}
+
+static int barrier(int command)
+{
+    if (td__fault(EPERM))
+        return -1;
+    return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
+bool td__barrier_register(bool shared)
+{
+    return barrier(shared ? MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED : MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+}
+
+bool td__barrier_others(bool shared)
+{
+    return barrier(shared ? MEMBARRIER_CMD_GLOBAL_EXPEDITED : MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
 }

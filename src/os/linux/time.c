@@ -44,6 +44,37 @@ int td__futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t dead
     return r;
 }
 
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+/* The kernel's struct futex_waitv and its flags, which older headers lack. */
+struct waitv {
+    uint64_t expected, address;
+    uint32_t flags, reserved;
+};
+#define WAITV_SIZE_U32 2u
+
+int td__futex_wait_many(const td__futex_item *items, size_t count, int64_t deadline)
+{
+    struct waitv list[TD__FUTEX_MANY];
+    struct timespec until;
+    if (td__fault(ENOSYS))
+        return -1;
+    for (size_t i = 0; i < count; i++)
+        list[i] = (struct waitv){ .expected = items[i].expected,
+                                  .address = (uint64_t)(uintptr_t)items[i].word,
+                                  .flags = WAITV_SIZE_U32 | (items[i].shared ? 0 : FUTEX_PRIVATE_FLAG) };
+    until.tv_sec = deadline / 1000000000;
+    until.tv_nsec = deadline % 1000000000;
+    long r = syscall(SYS_futex_waitv, list, count, 0, deadline ? &until : NULL, CLOCK_MONOTONIC);
+    if (r >= 0)
+        return 0;
+    if (errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT)
+        errno = ENOSYS; /* unknown, or refused by a sandbox */
+    return -1;
+}
+
 void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared)
 {
     int kept = errno;

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sections: short stretches in which one party changes an object that is guarded by a latch, wholly or, if it dies, not at
+ * all. Every change of shared memory inside goes through td__set, which first notes the old value in the party's record;
+ * the repair puts the old values back, newest first, and frees the latch. Leaving forgets the notes: that is the moment
+ * from which the change holds.
+ *
+ * Sections nest (an inner one's changes hold from its own leaving on). They never sleep inside but for other latches, and
+ * these always in the order: a queue's, an allocator's, a waiters' list's.
+ *
+ * Who reads without the latch may see what will be undone: use such reads as hints only.
+ */
+#ifndef TD_SYNC_SECTION_H
+#define TD_SYNC_SECTION_H
+
+#include "sync/latch.h"
+
+_Noreturn void td__section_overflow(void);
+
+static inline void td__section_name(td__party *me, td__latch *latch)
+{
+    uint32_t depth = me->section_count;
+    if (td__unlikely(depth == TD__SECTION_DEPTH))
+        td__section_overflow();
+    me->section[depth] = latch;
+    me->section_undo[depth] = me->undo_count;
+    td__program_order(); /* named before it is acquired */
+    me->section_count = depth + 1;
+    td__program_order();
+}
+
+static inline void td__section_enter(td__party *me, td__latch *latch)
+{
+    td__section_name(me, latch);
+    if (td__unlikely(!td__latch_try(latch, me)))
+        td__latch_wait(latch, me, 0, NULL);
+    td__program_order();
+}
+
+/* false: somebody else is inside, and has not left within a few microseconds. */
+static inline bool td__section_try(td__party *me, td__latch *latch)
+{
+    td__section_name(me, latch);
+    for (int i = 0; i < 200; i++) {
+        if (td__latch_try(latch, me)) {
+            td__program_order();
+            return true;
+        }
+        td__relax();
+    }
+    me->section_count--;
+    return false;
+}
+
+static inline void td__section_leave(td__party *me, td__latch *latch)
+{
+    uint32_t depth = me->section_count - 1;
+    td__program_order();
+    me->undo_count = me->section_undo[depth]; /* from here on the changes hold */
+    td__program_order();
+    td__latch_release(latch);
+    td__program_order();
+    me->section_count = depth;
+}
+
+/* Notes what is there. Private memory needs no notes: it dies with its party. */
+static inline void td__section_note(td__party *me, volatile void *at, size_t size)
+{
+    if (!td__is_shared(at))
+        return;
+    if (td__unlikely(me->undo_count == TD__UNDO_MAX))
+        td__section_overflow();
+    td__undo *undo = &me->undo[me->undo_count];
+    undo->at = (void *)at;
+    undo->size = (uint32_t)size;
+    undo->old = 0;
+    __builtin_memcpy(&undo->old, (const void *)at, size);
+    td__program_order(); /* noted before it is changed */
+    me->undo_count++;
+    td__program_order();
+}
+
+/* Changes a word of at most 8 bytes, inside a section. */
+#define td__set(me, at, value)                       \
+    do {                                             \
+        td__section_note((me), (at), sizeof *(at));  \
+        *(at) = (value);                             \
+        td__program_order();                         \
+    } while (0)
+/* The same for an atomic word, which others read without the latch. Release: what was written before. */
+#define td__set_atomic(me, at, value)               \
+    do {                                            \
+        td__section_note((me), (at), sizeof *(at)); \
+        td__store_release((at), (value));           \
+        td__program_order();                        \
+    } while (0)
+
+#endif

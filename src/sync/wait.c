@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/* Waiting on lists and on words; see wait.h. And the cancellation object. */
+#include "sync/wait.h"
+#include "sync/spin.h"
+
+#include <errno.h>
+#include <limits.h>
+
+/* Who sleeps where the kernel cannot wait for two words at once looks at the second one this often. */
+#define SLICE_NS 2000000
+
+/* --- cancellation ------------------------------------------------------------------------------------------ */
+
+static _Atomic uint32_t *fired(const td_cancel *cancel)
+{
+    return (_Atomic uint32_t *)&cancel->td_fired;
+}
+
+bool td_cancel_fired(const td_cancel *cancel)
+{
+    /* Acquire: sees what was written before td_cancel_fire. */
+    return cancel && td__load_acquire(fired(cancel));
+}
+
+void td_cancel_reset(td_cancel *cancel)
+{
+    if (cancel)
+        td__store_release(fired(cancel), 0);
+}
+
+void td_cancel_fire(td_cancel *cancel)
+{
+    if (!cancel)
+        return;
+    /* Sequentially consistent, with wait_begins(): either the waiter sees it fired, or we see whom to poke. */
+    td__exchange_seq_cst(fired(cancel), 1);
+    td__region *region = td__the_region;
+    if (!region)
+        return;
+    uint32_t top = td__load_acquire(&region->party_top);
+    for (uint32_t i = 1; i < top; i++)
+        if (td__load_relaxed(td__party_entry(i)) && td__load_seq_cst(&td__party_at(i)->cancel) == (uintptr_t)cancel)
+            td__party_poke(td__party_at(i));
+}
+
+/* --- sleeping on one's own word ---------------------------------------------------------------------------- */
+
+void td__party_poke(td__party *party)
+{
+    /* Sequentially consistent, with park(): either the sleeper sees that `wake` has grown, or we see that it sleeps. */
+    td__fetch_add_seq_cst(&party->wake, 1);
+    uint32_t asleep = td__load_seq_cst(&party->asleep);
+    if (asleep)
+        td__futex_wake(&party->wake, 1, asleep == 2);
+}
+
+static void cancel_begins(td__party *me, const td_cancel *cancel)
+{
+    if (cancel)
+        td__store_seq_cst(&me->cancel, (uintptr_t)cancel);
+}
+
+static void cancel_ends(td__party *me, const td_cancel *cancel)
+{
+    if (cancel)
+        td__store_relaxed(&me->cancel, 0);
+}
+
+/* Until something is granted: 0, TD_ETIMEOUT or TD_ECANCELLED. */
+static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool shared)
+{
+    td__spin spin = { 0 };
+    int r = 0;
+    while (!td__load_acquire(&me->granted) && td__spin_more(&spin))
+        ;
+    if (td__load_acquire(&me->granted))
+        return 0;
+    cancel_begins(me, cancel);
+    td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
+    for (;;) {
+        uint32_t wake = td__load_seq_cst(&me->wake);
+        if (td__load_acquire(&me->granted))
+            break;
+        if (cancel && td__load_seq_cst(fired(cancel))) {
+            r = TD_ECANCELLED;
+            break;
+        }
+        if (td__futex_wait(&me->wake, wake, deadline, shared) < 0 && errno == ETIMEDOUT) {
+            r = TD_ETIMEOUT;
+            break;
+        }
+    }
+    td__store_relaxed(&me->asleep, 0);
+    cancel_ends(me, cancel);
+    return r;
+}
+
+/* --- lists ------------------------------------------------------------------------------------------------- */
+
+static void link_last(td__party *me, td__waiters *list)
+{
+    uint16_t last = td__load_relaxed(&list->last);
+    td__set_atomic(me, &me->next, 0);
+    td__set_atomic(me, &me->previous, last);
+    td__set_atomic(me, &me->granted, 0);
+    td__set_atomic(me, &me->list, (uintptr_t)list);
+    if (last)
+        td__set_atomic(me, &td__party_at(last)->next, me->index);
+    else
+        td__set_atomic(me, &list->first, me->index);
+    td__set_atomic(me, &list->last, me->index);
+}
+
+static void unlink_from(td__party *me, td__waiters *list, td__party *waiter)
+{
+    uint16_t next = td__load_relaxed(&waiter->next), previous = td__load_relaxed(&waiter->previous);
+    if (previous)
+        td__set_atomic(me, &td__party_at(previous)->next, next);
+    else
+        td__set_atomic(me, &list->first, next);
+    if (next)
+        td__set_atomic(me, &td__party_at(next)->previous, previous);
+    else
+        td__set_atomic(me, &list->last, previous);
+    td__set_atomic(me, &waiter->list, 0);
+}
+
+void td__wait_grant_this(td__party *me, td__waiters *list, td__party *waiter, uint32_t granted)
+{
+    unlink_from(me, list, waiter);
+    td__set_atomic(me, &waiter->granted, granted);
+}
+
+td__party *td__wait_grant(td__party *me, td__waiters *list, uint32_t granted)
+{
+    td__party *first = td__wait_first(list);
+    if (first)
+        td__wait_grant_this(me, list, first, granted);
+    return first;
+}
+
+int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
+                     const td_cancel *cancel)
+{
+    bool shared = td__is_shared(latch);
+    me->list_kind = kind;
+    td__program_order();
+    me->list_latch = latch; /* named before it is linked */
+    link_last(me, list);
+    for (;;) {
+        td__section_leave(me, latch);
+        int r = park(me, deadline, cancel, shared);
+        td__section_enter(me, latch);
+        /* Only here, under the latch, is it sure that what was granted will not be taken back. */
+        uint32_t granted = td__load_relaxed(&me->granted);
+        if (granted)
+            return (int)granted;
+        if (r < 0) {
+            unlink_from(me, list, me);
+            td__wait_taken(me);
+            return r;
+        }
+    }
+}
+
+/* --- words ------------------------------------------------------------------------------------------------- */
+
+static int wait_both(td__party *me, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline,
+                     const td_cancel *cancel, bool shared)
+{
+    int r = 0;
+    cancel_begins(me, cancel);
+    td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
+    uint32_t wake = td__load_seq_cst(&me->wake);
+    if (td__load_seq_cst(fired(cancel))) {
+        r = TD_ECANCELLED;
+    } else {
+        td__futex_item both[2] = { { word, expected, shared }, { &me->wake, wake, shared } };
+        if (td__futex_wait_many(both, 2, deadline) < 0) {
+            if (errno == ETIMEDOUT) {
+                r = TD_ETIMEOUT;
+            } else if (errno == ENOSYS) {
+                int64_t slice = td__now() + SLICE_NS;
+                bool last = deadline && deadline <= slice;
+                if (td__futex_wait(word, expected, last ? deadline : slice, shared) < 0 && errno == ETIMEDOUT && last)
+                    r = TD_ETIMEOUT;
+            }
+        }
+    }
+    td__store_relaxed(&me->asleep, 0);
+    cancel_ends(me, cancel);
+    return r;
+}
+
+int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline,
+                  const td_cancel *cancel)
+{
+    bool shared = td__is_shared(word);
+    me->word_waited = word; /* named before it sleeps, and until it has looked */
+    td__program_order();
+    if (cancel)
+        return wait_both(me, word, expected, deadline, cancel, shared);
+    return td__futex_wait(word, expected, deadline, shared) < 0 && errno == ETIMEDOUT ? TD_ETIMEOUT : 0;
+}
+
+void td__word_wake(td__party *me, int n)
+{
+    const _Atomic uint32_t *word = me->word_woken;
+    td__program_order();
+    td__futex_wake(word, n, td__is_shared(word));
+    td__program_order();
+    me->word_woken = NULL;
+}
