@@ -13,7 +13,8 @@
 bool td__release_by_exchange;
 static bool barriers_refused; /* fixed early: we cannot ask the others to pass one */
 
-/* When the library is loaded, as a rule before there is a second thread, which would make it a thousand times dearer. */
+/* When the library is loaded, as a rule before there is a second thread, which would make it a thousand times dearer.
+ */
 __attribute__((constructor)) static void register_private(void)
 {
     if (!td__barrier_register(false))

@@ -7,15 +7,15 @@
  *   contended  not 0: somebody may sleep
  *
  * They are stored separately, so that a release is a plain store, and one load of `contended`; the processor may do
- * them in the other order. A sleeper pays for that: it stores `contended`, makes all processors pass a barrier, and only
- * then looks at the owner for the last time, in the kernel. So either the releaser's load came after the barrier and
- * sees `contended`, or its store came before the barrier and the sleeper sees it free. Where the kernel refuses such
- * barriers, this process releases by an exchange, and sleeps for a millisecond at most.
+ * them in the other order. A sleeper pays for that: it stores `contended`, makes all processors pass a barrier, and
+ * only then looks at the owner for the last time, in the kernel. So either the releaser's load came after the barrier
+ * and sees `contended`, or its store came before the barrier and the sleeper sees it free. Where the kernel refuses
+ * such barriers, this process releases by an exchange, and sleeps for a millisecond at most.
  *
  * Who wakes clears `contended` first and wakes one sleeper; that one stores it again before it tries, as others may
- * sleep. Invariant: while somebody sleeps, `contended` is set, or somebody who has been woken, or is in the act of waking,
- * is awake and will see to it. That somebody may be killed: its record names the latch (held, or a section), and the
- * repair wakes one more. A wake-up too many does no harm.
+ * sleep. Invariant: while somebody sleeps, `contended` is set, or somebody who has been woken, or is in the act of
+ * waking, is awake and will see to it. That somebody may be killed: its record names the latch (held, or a section),
+ * and the repair wakes one more. A wake-up too many does no harm.
  */
 #ifndef TD_SYNC_LATCH_H
 #define TD_SYNC_LATCH_H

@@ -21,6 +21,7 @@ static td__held_repair *held_repairs[4];
 static td__wait_repair *wait_repairs[TD__WAIT_KINDS];
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
+static bool stray;        /* this process is one that the program's main process watches */
 static pthread_key_t key; /* whose destructor ends a thread's party */
 
 void td__step_register(int level, td__step_repair *repair)
@@ -61,6 +62,7 @@ static void clean(td__party *party)
     td__store_relaxed(&party->granted, 0);
     td__store_relaxed(&party->list, 0);
     party->list_latch = NULL;
+    party->stray = false;
 }
 
 static void set_free(td__party *party, uint32_t index)
@@ -76,8 +78,8 @@ static bool is_object(const volatile void *at, size_t size)
     return td__is_shared(at) && td__is_shared((const volatile char *)at + size - 1) && (uintptr_t)at % 4 == 0;
 }
 
-/* The last one named. Latches are let go without more ado; the others' repair takes the entry off the record in the same
- * section in which it changes the object. */
+/* The last one named. Latches are let go without more ado; the others' repair takes the entry off the record in the
+ * same section in which it changes the object. */
 static bool abandon_top(td__party *me, td__party *dead)
 {
     uintptr_t held = dead->held[dead->held_count - 1];
@@ -152,8 +154,11 @@ td__party *td__party_make(void)
     }
     me->index = (uint16_t)index;
     me->pid = pid;
+    me->stray = stray;
     td__me = me;
     pthread_setspecific(key, me);
+    if (stray)
+        td__event_fd_signal(td__arrivals);
     return me;
 }
 
@@ -192,9 +197,10 @@ void td__party_moved(void)
     }
 }
 
-void td__party_after_fork(void)
+void td__party_after_fork(bool by_spawner)
 {
     td__region *region = td__the_region;
+    stray = !by_spawner && td__shared_size != 0;
     if (region && td__shared_size == 0) {
         /* A copy of the parent's, of our own: its other threads are not there. */
         uint32_t top = td__load_relaxed(&region->party_top);
@@ -354,14 +360,14 @@ bool td__parties_of(pid_t pid)
     return false;
 }
 
-size_t td__parties_processes(pid_t *pids, size_t capacity)
+size_t td__parties_strays(pid_t *pids, size_t capacity)
 {
     td__region *region = td__the_region;
     size_t count = 0;
     uint32_t top = region && td__shared_size ? td__load_acquire(&region->party_top) : 0;
     for (uint32_t i = 1; i < top && i < region->parties; i++) {
-        uint32_t pid = (uint32_t)td__load_relaxed(td__party_entry(i));
-        bool known = pid == 0 || pid & DEAD;
+        uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
+        bool known = pid == 0 || pid & DEAD || !td__party_at(i)->stray;
         for (size_t at = 0; at < count && !known; at++)
             known = pids[at] == (pid_t)pid;
         if (!known && count < capacity)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A party: a thread, as the others see it that share objects with it. Each has an index, by which latches and lists name
- * it, and a record of what it holds and of the step it is in, written by plain stores of its own, before it does what
- * they say. When it dies, whoever watches its process repairs from that record, and from nothing else.
+ * A party: a thread, as the others see it that share objects with it. Each has an index, by which latches and lists
+ * name it, and a record of what it holds and of the step it is in, written by plain stores of its own, before it does
+ * what they say. When it dies, whoever watches its process repairs from that record, and from nothing else.
  *
  * An entry (one atomic word a party, in the region) says whether the index is in use: 0 free, else the pid and a serial
- * number. It is set by the party, and cleared when the record has been repaired or the thread has left in good order: an
- * index is never given to another while anything still names it.
+ * number. It is set by the party, and cleared when the record has been repaired or the thread has left in good order:
+ * an index is never given to another while anything still names it.
  *
  * What others may write to a record: the words under "others", and, inside the section that a waiting party is linked
  * in, the words under "list".
@@ -42,6 +42,7 @@ typedef struct td__step {
 typedef struct td__party {
     /* fixed while in use */
     uint16_t index;
+    bool stray; /* of a process that the program's main process watches, not a spawner: a forked child */
     uint32_t pid;
 
     /* own: what it holds. held[held_count] is named before it is acquired. */
@@ -140,10 +141,10 @@ static inline void td__step_end(td__party *me, int level)
 }
 
 /*
- * What a layer does about a step that a death has interrupted, at its level. Called in the process that repairs (`me` is
- * that thread's party), outside of sections, with what the dead one was in the middle of inside sections undone already.
- * It may be called again for the same death, if that process dies too: it must then find what it has done already. It
- * must not wait: false if a latch that it needs is taken (td__section_try); it is called again later.
+ * What a layer does about a step that a death has interrupted, at its level. Called in the process that repairs (`me`
+ * is that thread's party), outside of sections, with what the dead one was in the middle of inside sections undone
+ * already. It may be called again for the same death, if that process dies too: it must then find what it has done
+ * already. It must not wait: false if a latch that it needs is taken (td__section_try); it is called again later.
  */
 typedef bool td__step_repair(td__party *me, td__party *dead, const td__step *step);
 void td__step_register(int level, td__step_repair *repair);
@@ -151,29 +152,29 @@ void td__step_register(int level, td__step_repair *repair);
 /*
  * Deaths. Who watches a process calls td__parties_died when it is dead, and before its pid can be used again: what the
  * process was in the middle of inside sections is undone, and it is on the list for the rest. Does not wait. Then, and
- * again soon as long as it returns false, td__parties_repair: it does the rest for all on the list. (A latch that it needs
- * may be held by somebody who has been preempted, or who has died and of whom the caller is just about to hear.)
+ * again soon as long as it returns false, td__parties_repair: it does the rest for all on the list. (A latch that it
+ * needs may be held by somebody who has been preempted, or who has died and of whom the caller is just about to hear.)
  */
 void td__parties_died(pid_t pid);
 bool td__parties_repair(void);
 
-/* Are there any of this process? Cheap. The processes that have parties: for who must find out which of them live. */
+/* Are there any of this process? Cheap. The processes of strays that are not known to be dead, each once. */
 bool td__parties_of(pid_t pid);
-size_t td__parties_processes(pid_t *pids, size_t capacity);
+size_t td__parties_strays(pid_t *pids, size_t capacity);
 
 /*
  * What is to be done about an object that a dead thread held (also one that has ended in good order, which then is
- * `me`), by its tag; as a td__step_repair. Those tagged TD__HELD_LATCH need nothing: the latch itself tells whether it is
- * held. Others are held by being counted: held_count must change in the section in which the object does, by td__set. The
- * object is that of the last entry, which the function so takes off dead->held_count.
+ * `me`), by its tag; as a td__step_repair. Those tagged TD__HELD_LATCH need nothing: the latch itself tells whether it
+ * is held. Others are held by being counted: held_count must change in the section in which the object does, by
+ * td__set. The object is that of the last entry, which the function so takes off dead->held_count.
  */
 typedef bool td__held_repair(td__party *me, td__party *dead, void *object);
 void td__held_register(unsigned tag, td__held_repair *repair);
 
-/* In the child of a fork: before it, in the forking thread, and after it, in the child. The child is a party of its own,
- * which holds the private locks that the forking thread held. */
+/* In the child of a fork: before it, in the forking thread, and after it, in the child. The child is a party of its
+ * own, which holds the private locks that the forking thread held. */
 void td__party_before_fork(void);
-void td__party_after_fork(void);
+void td__party_after_fork(bool by_spawner); /* whose children it watches itself; others announce themselves */
 
 /* The region has been replaced by another one: the calling thread, the only one, is to have a record there. */
 void td__party_moved(void);

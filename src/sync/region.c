@@ -10,11 +10,12 @@ td__region *td__the_region;
 uintptr_t td__shared_base;
 size_t td__shared_size;
 int td__region_file = -1;
+int td__arrivals = -1;
 
 static td__lock lock; /* guards the making of it */
 
-/* Where nothing is mapped in a program of the usual kind; the second one is for ThreadSanitizer, which keeps most of the
- * address space for itself; the last for machines with fewer address bits. */
+/* Where nothing is mapped in a program of the usual kind; the second one is for ThreadSanitizer, which keeps most of
+ * the address space for itself; the last for machines with fewer address bits. */
 static const uintptr_t bases[] = { 0x200000000000, 0x7e9000000000, 0x300000000000, 0x2000000000 };
 
 /* From much to little: address space may be limited (RLIMIT_AS), and so may the size of files (RLIMIT_FSIZE). */
@@ -114,7 +115,9 @@ int td__region_create(void)
     td__lock_acquire(&lock);
     if (td__region_file < 0) {
         td__region *region = td__the_region;
-        if (region ? carry_over(region, &file) < 0 : !(region = make_some(true, &file))) {
+        if (td__arrivals < 0 && (td__arrivals = td__event_fd(0)) < 0) {
+            error = errno;
+        } else if (region ? carry_over(region, &file) < 0 : !(region = make_some(true, &file))) {
             error = errno;
         } else {
             td__the_region = region;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How long to spin before sleeping. Waking an idle processor takes 35 to 50 us on virtual machines, a hand-off between
- * two that spin 0.1 us: so who waits spins about as long as a wake-up takes, and so is never worse than twice the best. It
- * gives its processor away every now and then, for who shall come may need it: a bare spin is ruinous as soon as threads
- * outnumber processors. With one processor it does nothing but that.
+ * two that spin 0.1 us: so who waits spins about as long as a wake-up takes, and so is never worse than twice the best.
+ * It gives its processor away every now and then, for who shall come may need it: a bare spin is ruinous as soon as
+ * threads outnumber processors. With one processor it does nothing but that.
  */
 #ifndef TD_SYNC_SPIN_H
 #define TD_SYNC_SPIN_H

@@ -3,12 +3,12 @@
  * Waiting, in two ways.
  *
  * On a list: the waiters of an object in the order of their coming, linked through their records, under the object's
- * latch. Who ends a wait takes the waiter off the list and grants it something, inside the section; afterwards it pokes it.
- * The waiter looks at what it was granted inside a section of its own: only there is it sure to hold.
+ * latch. Who ends a wait takes the waiter off the list and grants it something, inside the section; afterwards it pokes
+ * it. The waiter looks at what it was granted inside a section of its own: only there is it sure to hold.
  *
  * On a word: a futex, for what needs no order. Who sleeps names the word in its record, and so does who wakes: after a
- * death the repair wakes once more, so that no wake-up is lost with the one it woke, or with the one who was about to wake.
- * Waking once too often does no harm.
+ * death the repair wakes once more, so that no wake-up is lost with the one it woke, or with the one who was about to
+ * wake. Waking once too often does no harm.
  */
 #ifndef TD_SYNC_WAIT_H
 #define TD_SYNC_WAIT_H
@@ -24,17 +24,18 @@ typedef struct td__waiters {
 enum { TD__WAIT_CONDITION = 1, TD__WAIT_BARRIER = 2, TD__WAIT_RWLOCK = 3, TD__WAIT_SEMAPHORE = 4, TD__WAIT_KINDS = 8 };
 
 /*
- * In the repairing process, inside the section of the object's latch: `dead` has been taken off the list if it was on it
- * (granted is 0 then), else it had been granted something and has not taken it. Parties to be poked afterwards: the repair
- * pokes all.
+ * In the repairing process, inside the section of the object's latch: `dead` has been taken off the list if it was on
+ * it (granted is 0 then), else it had been granted something and has not taken it. Parties to be poked afterwards: the
+ * repair pokes all.
  */
 typedef void td__wait_repair(td__party *me, td__party *dead, td__latch *latch, uint32_t granted);
 void td__wait_register(uint32_t kind, td__wait_repair *repair);
 
 /*
- * Inside the section of `latch`, the only one: joins the end of the list, leaves the section, sleeps, and comes back inside
- * it when it has been granted something, which it returns (> 0); or TD_ETIMEOUT or TD_ECANCELLED, off the list, without a
- * sentence. The caller then calls td__wait_taken when the grant is put to its use, before or after it leaves the section.
+ * Inside the section of `latch`, the only one: joins the end of the list, leaves the section, sleeps, and comes back
+ * inside it when it has been granted something, which it returns (> 0); or TD_ETIMEOUT or TD_ECANCELLED, off the list,
+ * without a sentence. The caller then calls td__wait_taken when the grant is put to its use, before or after it leaves
+ * the section.
  */
 int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
                      const td_cancel *cancel);
@@ -56,8 +57,8 @@ static inline td__party *td__wait_first(const td__waiters *list)
 }
 
 /*
- * Sleeps while *word == expected: 0 to look again (woken, changed, spurious), TD_ETIMEOUT, TD_ECANCELLED; no sentence. It
- * does not spin. td__word_done when the caller has looked at the word and will not wait for it again.
+ * Sleeps while *word == expected: 0 to look again (woken, changed, spurious), TD_ETIMEOUT, TD_ECANCELLED; no sentence.
+ * It does not spin. td__word_done when the caller has looked at the word and will not wait for it again.
  */
 int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline,
                   const td_cancel *cancel);

@@ -6,7 +6,6 @@
  * memory), and a holder process between it and the caller (os/linux/fork.c), whose end the watcher waits for. In the
  * copy the library starts afresh, as in any forked child.
  */
-#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/worker.h"
 
@@ -86,7 +85,6 @@ void td__fork_record_ended(td__fork_record *record)
         record->death = (td__death){ .signaled = true, .number = SIGKILL };
         td__slot_ended(record->slot, TD__ENDED, true, SIGKILL);
     }
-    td__parties_died(record->forked.pid);
     td__fork_reap(&record->forked);
     unref(record);
 }

@@ -293,7 +293,7 @@ static int start_it(td__spawner *spawner, const char *for_whom)
     if (!environment) {
         code = failed(for_whom, stage, errno);
     } else {
-        const int keep[] = { spawner->file, control[1], control[0], self, pipe[0], td__region_file };
+        const int keep[] = { spawner->file, control[1], control[0], self, pipe[0], td__region_file, td__arrivals };
         td__exec request = { .argv = td__the.argv ? td__the.argv : no_arguments,
                              .environment = environment,
                              .keep = keep,

@@ -168,6 +168,7 @@ static void before_fork(void)
     td__party_before_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return;
+    td__watch_strays();
     td__registry_lock();
     td__lock_acquire(&main_lock);
 }
@@ -182,7 +183,7 @@ static void after_fork_in_parent(void)
 
 static void after_fork_in_child(void)
 {
-    td__party_after_fork();
+    td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
     td__lock_release(&main_lock);

@@ -456,6 +456,7 @@ void td__spawner_role(void)
         td__exit_now(1);
     td__latch_register_shared();
     td__region_file = move_high(8, base);
+    td__arrivals = move_high(9, base);
     int followed = td__follow(7);
     td__close(7);
     if (followed < 0 || td__pipe(spawner.life) < 0)

@@ -2,6 +2,8 @@
 /*
  * The watcher: the one thread of the library in a program that uses processes. It sleeps until a spawner or the holder
  * of a forked worker ends (or there is one more to watch), and then marks what ended with it, so that joiners wake up.
+ * In the program's main process it also watches the strays: forked children that share objects. They announce
+ * themselves when they first do, whoever forked them. What the dead held or were in the middle of is repaired here.
  * It runs with all signals blocked.
  */
 #include "sync/party.h"
@@ -15,10 +17,14 @@
 struct item {
     td__spawner *spawner; /* referenced; or: */
     struct td__fork_record *record;
+    pid_t stray; /* or: */
+    int stray_fd;
 };
 
+#define STRAYS_MAX 256 /* new ones at a time */
+
 static td__lock lock;
-static struct item items[TD__POLL_MAX - 1]; /* under lock */
+static struct item items[TD__POLL_MAX - 2]; /* under lock */
 static size_t item_count;                   /* under lock */
 static bool stopping;                       /* under lock */
 static bool running;                        /* under lock */
@@ -27,12 +33,17 @@ static pthread_t thread;
 
 static int item_fd(const struct item *item)
 {
+    if (item->stray)
+        return item->stray_fd;
     return item->spawner ? item->spawner->pid_fd : td__fork_record_fd(item->record);
 }
 
 static void item_ended(struct item item)
 {
-    if (item.spawner) {
+    if (item.stray) {
+        td__parties_died(item.stray);
+        td__close(item.stray_fd);
+    } else if (item.spawner) {
         td__spawner_lost(item.spawner);
         if (item.spawner->holder) { /* it ends now, with all that the spawner left behind */
             td__holder_reap(item.spawner->holder, item.spawner->holder_stack);
@@ -42,6 +53,44 @@ static void item_ended(struct item item)
     } else {
         td__fork_record_ended(item.record);
     }
+}
+
+/* Under lock. */
+static bool is_watched(pid_t stray)
+{
+    for (size_t i = 0; i < item_count; i++)
+        if (items[i].stray == stray)
+            return true;
+    return false;
+}
+
+/* Whoever has announced himself. One that has ended and been reaped meanwhile is seen to at once. */
+static void take_up_strays(void)
+{
+    static pid_t strays[STRAYS_MAX];
+    td__event_fd_clear(td__arrivals);
+    size_t count = td__parties_strays(strays, STRAYS_MAX);
+    td__lock_acquire(&lock);
+    for (size_t i = 0; i < count; i++) {
+        if (is_watched(strays[i]) || item_count == TD__COUNT(items))
+            continue;
+        int fd = td__pid_fd(strays[i]);
+        if (fd >= 0)
+            items[item_count++] = (struct item){ .stray = strays[i], .stray_fd = fd };
+        else if (errno == ESRCH)
+            td__parties_died(strays[i]);
+    }
+    td__lock_release(&lock);
+}
+
+/* Under lock: nobody waits for them. */
+static void drop_strays(void)
+{
+    for (size_t i = item_count; i-- > 0;)
+        if (items[i].stray) {
+            td__close(items[i].stray_fd);
+            items[i] = items[--item_count];
+        }
 }
 
 static void end_spawners(bool kill)
@@ -55,6 +104,25 @@ static void end_spawners(bool kill)
         else
             td__send(items[i].spawner->control, &message, sizeof message, NULL, 0);
     }
+}
+
+static bool take_out(const struct item *item)
+{
+    bool found = false;
+    td__lock_acquire(&lock);
+    for (size_t at = 0; at < item_count && !found; at++)
+        if (items[at].spawner == item->spawner && items[at].record == item->record && items[at].stray == item->stray) {
+            items[at] = items[--item_count];
+            found = true;
+        }
+    td__lock_release(&lock);
+    return found;
+}
+
+/* The one that made the region, not a child of it, nor a worker. */
+static bool is_program(void)
+{
+    return td__the.role == TD__ROLE_MAIN && td__the.epoch == 0;
 }
 
 static void *run(void *unused)
@@ -75,27 +143,28 @@ static void *run(void *unused)
         td__lock_release(&lock);
         if (last && count == 0)
             return NULL;
+        int arrivals = is_program() ? td__arrivals : -1;
         for (size_t i = 0; i < count; i++)
             fds[i] = item_fd(&watched[i]);
         fds[count] = wake;
+        fds[count + 1] = last ? -1 : arrivals;
         int64_t deadline = repairing ? td__deadline(td_ms(1)) : last ? td__deadline(td_s(FINISH_LIMIT_S)) : 0;
-        if (td__poll(fds, ready, count + 1, deadline) == 0 && !repairing) {
+        if (td__poll(fds, ready, count + 2, deadline) == 0 && !repairing) {
             td__lock_acquire(&lock);
             end_spawners(true);
             td__lock_release(&lock);
         }
         if (ready[count])
             td__event_fd_clear(wake);
+        if (ready[count + 1]) {
+            take_up_strays();
+            repairing = true;
+        }
         for (size_t i = 0; i < count; i++) {
             if (!ready[i])
                 continue;
-            td__lock_acquire(&lock);
-            for (size_t at = 0; at < item_count; at++)
-                if (items[at].spawner == watched[i].spawner && items[at].record == watched[i].record) {
-                    items[at] = items[--item_count];
-                    break;
-                }
-            td__lock_release(&lock);
+            if (!take_out(&watched[i]))
+                continue; /* dropped meanwhile */
             item_ended(watched[i]);
             repairing = true;
         }
@@ -162,12 +231,22 @@ int td__watch_fork(struct td__fork_record *record)
     return watch((struct item){ .record = record });
 }
 
+void td__watch_strays(void)
+{
+    if (!is_program() || !td__shared_size || td__load_relaxed(&td__the_region->party_top) == 1)
+        return;
+    td__lock_acquire(&lock);
+    start_thread(); /* if it cannot be, a death among them is not seen to, until a process start makes another try */
+    td__lock_release(&lock);
+}
+
 void td__watcher_stop(void)
 {
     td__lock_acquire(&lock);
     bool was = running;
     if (was) {
         stopping = true;
+        drop_strays();
         end_spawners(false);
         td__event_fd_signal(wake_fd);
     }
@@ -186,10 +265,12 @@ void td__watcher_forget(void)
 {
     lock = (td__lock){ 0 };
     for (size_t i = 0; i < item_count; i++) {
-        if (items[i].record) {
+        if (items[i].stray)
+            td__close(items[i].stray_fd);
+        if (items[i].record)
             td__fork_record_forget(items[i].record);
+        if (!items[i].spawner)
             continue;
-        }
         /* The parent's: nobody is told or reaped, only this process's copies go. */
         items[i].spawner->holder = 0;
         items[i].spawner->references = 1;
