@@ -165,26 +165,35 @@ int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_
 
 /* --- words ------------------------------------------------------------------------------------------------- */
 
-static int wait_both(td__party *me, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline,
-                     const td_cancel *cancel, bool shared)
+/* Where the kernel cannot wait for several words: on the first, for a short time. */
+static int wait_a_slice(const td__futex_item *item, int64_t deadline)
 {
+    int64_t slice = td__now() + SLICE_NS;
+    bool last = deadline && deadline <= slice;
+    return td__futex_wait(item->word, item->expected, last ? deadline : slice, item->shared) < 0 &&
+                   errno == ETIMEDOUT && last
+               ? TD_ETIMEOUT
+               : 0;
+}
+
+int td__words_wait(td__party *me, const td__futex_item *items, size_t count, int64_t deadline, const td_cancel *cancel)
+{
+    td__futex_item all[TD__FUTEX_MANY];
+    bool shared = td__is_shared(cancel);
     int r = 0;
     cancel_begins(me, cancel);
     td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
     uint32_t wake = td__load_seq_cst(&me->wake);
-    if (td__load_seq_cst(fired(cancel))) {
+    if (cancel && td__load_seq_cst(fired(cancel))) {
         r = TD_ECANCELLED;
     } else {
-        td__futex_item both[2] = { { word, expected, shared }, { &me->wake, wake, shared } };
-        if (td__futex_wait_many(both, 2, deadline) < 0) {
-            if (errno == ETIMEDOUT) {
+        memcpy(all, items, count * sizeof *items);
+        all[count] = (td__futex_item){ &me->wake, wake, shared };
+        if (td__futex_wait_many(all, count + 1, deadline) < 0) {
+            if (errno == ETIMEDOUT)
                 r = TD_ETIMEOUT;
-            } else if (errno == ENOSYS) {
-                int64_t slice = td__now() + SLICE_NS;
-                bool last = deadline && deadline <= slice;
-                if (td__futex_wait(word, expected, last ? deadline : slice, shared) < 0 && errno == ETIMEDOUT && last)
-                    r = TD_ETIMEOUT;
-            }
+            else if (errno == ENOSYS)
+                r = wait_a_slice(&all[0], deadline);
         }
     }
     td__store_relaxed(&me->asleep, 0);
@@ -199,7 +208,7 @@ int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected
     me->word_waited = word; /* named before it sleeps, and until it has looked */
     td__program_order();
     if (cancel)
-        return wait_both(me, word, expected, deadline, cancel, shared);
+        return td__words_wait(me, &(td__futex_item){ word, expected, shared }, 1, deadline, cancel);
     return td__futex_wait(word, expected, deadline, shared) < 0 && errno == ETIMEDOUT ? TD_ETIMEOUT : 0;
 }
 

@@ -67,6 +67,9 @@ static inline void td__word_done(td__party *me)
     td__program_order();
     me->word_waited = NULL;
 }
+/* The same on several words, at most TD__FUTEX_MANY - 1, without naming them: who makes such words ready wakes all. */
+int td__words_wait(td__party *me, const td__futex_item *items, size_t count, int64_t deadline,
+                   const td_cancel *cancel);
 /* Names the word before the change that ends a wait; then the change; then td__word_wake. */
 static inline void td__word_change(td__party *me, const _Atomic uint32_t *word)
 {

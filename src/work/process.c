@@ -477,6 +477,28 @@ int td__process_wait(td_worker *worker, int64_t deadline)
     }
 }
 
+bool td__process_prepare(td_worker *worker, td__futex_item *item)
+{
+    td__lock_acquire(&worker->lock);
+    bool ended = collect(worker);
+    if (ended && worker->sentinel < 0) {
+        release_slot(worker);
+    } else if (!ended) {
+        worker->pins++;
+        *item = (td__futex_item){ &worker->slot->done, 0, true };
+    }
+    td__lock_release(&worker->lock);
+    after(worker, ended);
+    return ended;
+}
+
+void td__process_prepared_done(td_worker *worker)
+{
+    td__lock_acquire(&worker->lock);
+    worker->pins--;
+    td__lock_release(&worker->lock);
+}
+
 /* --- signals and descriptors -------------------------------------------------------------------------------- */
 
 /* Under the lock. A descriptor for the process; -1 with errno 0 if it has gone. The spawner marks a slot before it

@@ -7,6 +7,7 @@
  */
 #include "sync/latch.h"
 #include "work/spawner.h"
+#include "work/waiting.h"
 #include "work/worker.h"
 
 #include <errno.h>
@@ -198,6 +199,7 @@ static void after_fork_in_child(void)
     td__identity_forget();
     td__spawners_forget(); /* before those that the watcher watches, the current one among them, are freed */
     td__watcher_forget();
+    td__bridge_forget();
     main_worker = parent_worker = NULL; /* made anew in the same places */
     td__self = NULL;
     is_main_thread = true;
@@ -267,6 +269,7 @@ static void finish(void)
     if (gate_close()) {
         join_all();
         end_daemons();
+        td__bridge_stop();
         td__spawners_finish();
         td__identity_forget();
         gate_open();

@@ -639,6 +639,33 @@ int td_sentinel(td_worker *worker)
     return fd;
 }
 
+/* --- as one of several things to wait for ------------------------------------------------------------------ */
+
+int td__worker_waitable(td_worker *worker, const char *call)
+{
+    int code = check_started(worker, call);
+    if (code == 0 && worker->stand_in)
+        code = td__fail(TD_EUNSUPPORTED, "%s: worker '%s' was not started by this process", call, worker->name);
+    return code;
+}
+
+bool td__worker_prepare(td_worker *worker, td__futex_item *item)
+{
+    if (worker->kind == TD_PROCESS)
+        return td__process_prepare(worker, item);
+    /* Sequentially consistent, with the thread's end: either it sees that somebody waits, or we see that it has ended. */
+    td__store_seq_cst(&worker->timed, 1);
+    uint32_t phase = td__load_seq_cst(&worker->phase);
+    *item = (td__futex_item){ &worker->phase, phase, false };
+    return phase == TD__COLLECTED;
+}
+
+void td__worker_prepared_done(td_worker *worker)
+{
+    if (worker->kind == TD_PROCESS)
+        td__process_prepared_done(worker);
+}
+
 /* --- which there are
  * --------------------------------------------------------------------------------------------------- */
 

@@ -151,6 +151,11 @@ bool td__worker_untold(const td_worker *worker); /* has it anything to tell? */
 int td__exitcode_of(int code);
 int td__next_number(td_worker_kind kind);
 
+/* For waiting.c: 0 or the code of why nobody can wait for its end; as td__thing_prepare, td__thing_done. */
+int td__worker_waitable(td_worker *worker, const char *call);
+bool td__worker_prepare(td_worker *worker, td__futex_item *item);
+void td__worker_prepared_done(td_worker *worker);
+
 /* --- registry.c -------------------------------------------------------------------------------------------- */
 
 void td__registry_add(td_worker *worker);
@@ -181,6 +186,9 @@ bool td__process_lives(const td_worker *worker); /* only looks */
 int td__process_signal(td_worker *worker, int signal);
 int td__process_sentinel(td_worker *worker);
 void td__process_let_go(td_worker *worker); /* before the handle is freed */
+
+bool td__process_prepare(td_worker *worker, td__futex_item *item);
+void td__process_prepared_done(td_worker *worker);
 
 /* Fails with the sentence "cannot start worker 'name': stage: reason (the limit that was hit)"; returns the code. */
 int td__start_failed(const td_worker *worker, const char *stage, int error);

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Waiting for any of several things: workers, queues, connections, events, descriptors. Python:
+ * multiprocessing.connection.wait, and select with a worker's sentinel; for queues and events it has nothing.
+ *
+ *     td_waitable things[] = { TD_WAIT_WORKER(w), TD_WAIT_QUEUE(results) };
+ *     while (td_wait_any(things, 2, TD_NO_LIMIT, NULL) > 0) {
+ *         if (things[1].ready)
+ *             ...
+ *         if (things[0].ready)
+ *             break;
+ *     }
+ *
+ * Being ready means: a worker has ended; a queue has an item, or has been shut down; a connection has something to
+ * receive, or its other end is closed; an event is set; a descriptor is readable or hung up. It says what was so at that
+ * moment: another thread may be faster to take the item, so take it by td_queue_try_get.
+ */
+#ifndef TANDEM_WAIT_H
+#define TANDEM_WAIT_H
+
+#include <tandem/base.h>
+#include <tandem/connection.h>
+#include <tandem/queue.h>
+#include <tandem/sync.h>
+#include <tandem/worker.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum td_waitable_kind {
+    TD_WAITS_NOTHING = 0, /* never ready: a place that is not used */
+    TD_WAITS_WORKER = 1,
+    TD_WAITS_QUEUE = 2,
+    TD_WAITS_CONNECTION = 3,
+    TD_WAITS_EVENT = 4,
+    TD_WAITS_DESCRIPTOR = 5
+} td_waitable_kind;
+
+typedef struct td_waitable {
+    td_waitable_kind kind;
+    void *object;
+    int descriptor;
+    bool ready; /* set by td_wait_any */
+} td_waitable;
+
+#ifdef __cplusplus
+#define TD__WAITABLE(kind, object, descriptor) (td_waitable{ kind, object, descriptor, false })
+#else
+#define TD__WAITABLE(kind, object, descriptor) ((td_waitable){ kind, object, descriptor, false })
+#endif
+/* A worker must have been started by this process. */
+#define TD_WAIT_WORKER(worker)         TD__WAITABLE(TD_WAITS_WORKER, (worker), -1)
+#define TD_WAIT_QUEUE(queue)           TD__WAITABLE(TD_WAITS_QUEUE, (queue), -1)
+#define TD_WAIT_CONNECTION(connection) TD__WAITABLE(TD_WAITS_CONNECTION, (connection), -1)
+#define TD_WAIT_EVENT(event)           TD__WAITABLE(TD_WAITS_EVENT, (event), -1)
+#define TD_WAIT_DESCRIPTOR(descriptor) TD__WAITABLE(TD_WAITS_DESCRIPTOR, NULL, (descriptor))
+
+/*
+ * Waits until at least one of `count` things is ready, and sets `ready` of all. Returns how many are ready; 0 when the
+ * limit has passed (td_ms(0): looks only). Negative: TD_EINVAL (no things, a kind unknown, a NULL object), TD_ESTATE (a
+ * worker that was never started, or not by this process), TD_ETOOBIG (more than 1000), TD_ECANCELLED, TD_ENOMEM,
+ * TD_EDESCRIPTOR. Blocks; resumes after signals. From any thread. Takes nothing and changes nothing. Where descriptors and
+ * connections are among the others, these are turned into descriptors too, see below.
+ */
+TD_API int td_wait_any(td_waitable *things, size_t count, td_time limit, td_cancel *cancel);
+
+/*
+ * A descriptor for poll, epoll and the like, which is readable when the thing is ready: of a worker its sentinel, of a
+ * connection its own; of a queue or an event a new one of this process, served by a thread of the library, which
+ * td_descriptor_close gives back (do so before the thing is freed).
+ * That of a queue or an event says "look": it becomes readable when the thing is ready, and stays so until
+ * td_descriptor_clear. So: clear it, then take all that is there; it becomes readable again if more is there or comes.
+ * Negative: TD_EINVAL, TD_ESTATE, TD_EDESCRIPTOR, TD_ENOMEM, TD_EPROCESS (no thread), TD_ETOOBIG (more than 120 of queues
+ * and events). Do not block. From any thread. A forked child has none of its parent's.
+ */
+TD_API int td_descriptor(td_waitable thing);
+TD_API int td_descriptor_clear(int descriptor); /* TD_EINVAL: not made by td_descriptor for a queue or an event */
+TD_API int td_descriptor_close(int descriptor); /* the same */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
