@@ -168,7 +168,9 @@ TD_API int td_result_copy(td_worker *worker, void *to, size_t size, int kind);
 TD_API const char *td_result_str(td_worker *worker);
 TD_API const void *td_result_bytes(td_worker *worker, size_t *size);
 
-/* The name, never NULL. td_set_name is possible until the start. Python: name. */
+/* The name, never NULL. td_set_name is possible until the start; TD_ESTATE after it, TD_EINVAL, TD_ENOMEM. Python:
+ * name.
+ */
 TD_API const char *td_name(const td_worker *worker);
 TD_API int td_set_name(td_worker *worker, const char *name);
 

@@ -13,6 +13,21 @@ static const char *kind_name(int kind)
     return kind >= 0 && kind < (int)TD__COUNT(names) ? names[kind] : "a value of unknown kind";
 }
 
+void td__call_prepare(td_call *call, const void *arg, size_t arg_size, int arg_kind, const char *name,
+                      const _Atomic uint32_t *cancel)
+{
+    call->arg = arg;
+    call->arg_size = arg_size;
+    call->arg_kind = arg_kind;
+    call->name = name;
+    call->cancel = cancel;
+    call->result = NULL;
+    call->result_size = 0;
+    call->result_kind = TD_KIND_NONE;
+    call->failed = 0;
+    call->message[0] = 0; /* the rest of it, and `leave`, is written before it is read */
+}
+
 td_state td__call_run(td_call *call, td_target *target, int *code)
 {
     if (setjmp(call->leave) == 0)

@@ -129,7 +129,7 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
     char name[TD_NAME_MAX];
     if (!td__die_with_parent(record->forked.holder))
         td__exit_now(1);
-    memcpy(name, worker->name, sizeof name);
+    td__format(name, sizeof name, "%s", worker->name); /* the handle is the parent's, and its copy may be freed */
     td__the.role = TD__ROLE_WORKER;
     td__main_reset(name, worker->daemon, parent_name, parent_pid);
     td__thread_name(name);
@@ -138,11 +138,7 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
         td__limit_set(TD__LIMIT_CORE, core);
     td__signals_reset(td__the.born_ignored);
     td__signals_clear();
-    call = (td_call){ .arg = worker->arg,
-                      .arg_size = worker->arg_size,
-                      .arg_kind = worker->arg_kind,
-                      .name = worker->name,
-                      .cancel = &record->slot->cancel };
+    td__call_prepare(&call, worker->arg, worker->arg_size, worker->arg_kind, name, &record->slot->cancel);
     td__program_guard_exit();
     uint32_t epoch = td__the.epoch;
     int code;

@@ -108,7 +108,7 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
     request->build_id_size = start->place.build_id_size;
     memcpy(request->build_id, start->place.build_id, sizeof request->build_id);
     request->daemon = worker->daemon;
-    memcpy(request->name, worker->name, sizeof request->name);
+    td__format(request->name, sizeof request->name, "%s", worker->name);
     td_worker *self = td_main();
     td__format(request->parent_name, sizeof request->parent_name, "%s", self ? self->name : "");
     request->parent_pid = td__getpid();
@@ -340,8 +340,8 @@ static int copy_result(td_worker *worker, const td__reply *reply)
         td__unmap(window, size);
     if (!worker->result)
         return -1;
-    worker->result_size = size;
-    worker->result_kind = kind;
+    worker->result_size = (uint32_t)size;
+    worker->result_kind = (uint8_t)kind;
     return 0;
 }
 
@@ -351,19 +351,20 @@ static void take_reply(td_worker *worker)
     td__reply reply;
     memcpy(&reply, &worker->slot->reply, sizeof reply);
     reply.message[sizeof reply.message - 1] = 0;
-    memcpy(worker->message, reply.message, sizeof worker->message);
-    worker->outcome = (td_state)reply.state;
+    char *message = reply.message;
+    worker->outcome = (uint8_t)reply.state;
     worker->code = reply.code;
     if (reply.state != TD_RETURNED && reply.state != TD_FAILED && reply.state != TD_CANCELLED) {
         worker->outcome = TD_FAILED;
         worker->code = TD_EINVAL;
-        td__format(worker->message, sizeof worker->message, "its outcome is damaged");
+        td__format(message, TD_MESSAGE_MAX, "its outcome is damaged");
     } else if (copy_result(worker, &reply) < 0) {
         worker->outcome = TD_FAILED;
         worker->code = TD_ENOMEM;
-        td__format(worker->message, sizeof worker->message, "no memory for its result of %llu bytes",
+        td__format(message, TD_MESSAGE_MAX, "no memory for its result of %llu bytes",
                    (unsigned long long)reply.result_size);
     }
+    td__worker_say(worker, message);
     worker->exitcode = td__exitcode_of(worker->code);
 }
 
@@ -373,21 +374,22 @@ static void take_death(td_worker *worker)
     if (worker->fork_record)
         death = *td__forked_death(worker->fork_record);
     int number = death.number;
+    char message[TD_MESSAGE_MAX];
     bool asked_for = death.signaled && td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number);
     worker->code = TD_NO_CODE;
     if (death.signaled) {
-        worker->signal = number;
+        worker->signal = (uint8_t)number;
         worker->exitcode = -number;
         worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
         char name[24];
-        td__format(worker->message, sizeof worker->message, "%s by %s", asked_for ? "cancelled" : "killed",
+        td__format(message, sizeof message, "%s by %s", asked_for ? "cancelled" : "killed",
                    td__signal_name(number, name));
     } else {
         worker->exitcode = number & 0xff;
         worker->outcome = TD_CRASHED;
-        td__format(worker->message, sizeof worker->message, "exited with status %d without returning",
-                   worker->exitcode);
+        td__format(message, sizeof message, "exited with status %d without returning", worker->exitcode);
     }
+    td__worker_say(worker, message);
 }
 
 /* Under the handle's lock. */

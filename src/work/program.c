@@ -20,8 +20,9 @@ td__program td__the = { .options = { .spares = 2 } };
 _Thread_local td_worker *td__self;
 
 static pthread_once_t ready_once = PTHREAD_ONCE_INIT;
-static pthread_key_t stand_in_key;             /* frees the stand-in of a thread that Tandem did not start */
-static td_worker main_place, parent_place;     /* their first reference is never given back */
+static pthread_key_t stand_in_key;         /* frees the stand-in of a thread that Tandem did not start */
+static td_worker main_place, parent_place; /* their first reference is never given back */
+static char main_name[TD_NAME_MAX], parent_name[TD_NAME_MAX];
 static td_worker *main_worker, *parent_worker; /* made at first use, under main_lock */
 static td__lock main_lock;
 static _Thread_local bool is_main_thread;
@@ -39,19 +40,27 @@ __attribute__((constructor)) static void keep_arguments(int argc, char **argv, c
 
 /* --- workers that were not started ---------------------------------------------------------------------------- */
 
-static void set_stand_in(td_worker *worker, const char *name, td_worker_kind kind, bool daemon, pid_t pid)
+/* The name stays where it is. */
+static void set_stand_in(td_worker *worker, char *name, td_worker_kind kind, bool daemon, pid_t pid)
 {
     memset(worker, 0, sizeof *worker);
     worker->references = 1;
     worker->epoch = td__the.epoch;
-    worker->kind = kind;
+    worker->kind = (uint8_t)kind;
     worker->stand_in = true;
     worker->daemon = daemon;
     worker->phase = TD__STARTED;
     worker->sentinel = -1;
     worker->pid = pid;
     worker->native_id = pid;
-    memcpy(worker->name, name, strnlen(name, sizeof worker->name - 1)); /* the rest is zero */
+    worker->name = name;
+}
+
+static void set_name(char to[TD_NAME_MAX], const char *name)
+{
+    size_t length = strnlen(name, TD_NAME_MAX - 1);
+    memcpy(to, name, length);
+    to[length] = 0;
 }
 
 bool td__is_kept(const td_worker *worker)
@@ -69,7 +78,8 @@ td_worker *td_main(void)
     td__program_ready();
     td__lock_acquire(&main_lock);
     if (!main_worker) {
-        set_stand_in(&main_place, "MainThread", TD_THREAD, false, td__getpid());
+        set_name(main_name, "MainThread");
+        set_stand_in(&main_place, main_name, TD_THREAD, false, td__the.pid);
         main_worker = &main_place;
     }
     td__lock_release(&main_lock);
@@ -83,15 +93,13 @@ td_worker *td_current(void)
     if (is_main_thread)
         return td__self = td_main();
     td__program_ready();
-    char name[TD_NAME_MAX];
-    td__format(name, sizeof name, "Dummy-%d", td__next_number(TD_THREAD));
-    td__self = td__alloc(sizeof *td__self);
-    if (td__self)
-        set_stand_in(td__self, name, TD_THREAD, true, td__getpid());
+    td__self = td__alloc(sizeof *td__self + TD_NAME_MAX);
     if (!td__self) {
         td__fail(TD_ENOMEM, "out of memory");
         return NULL;
     }
+    set_stand_in(td__self, (char *)td__self->arg, TD_THREAD, true, td__the.pid);
+    td__next_name("Dummy", TD_THREAD, td__self->name);
     td__store_relaxed(&td__self->native_id, td__thread_id());
     td__self->thread = pthread_self();
     pthread_setspecific(stand_in_key, td__self);
@@ -104,9 +112,11 @@ td_worker *td_parent(void)
 }
 
 /* One thread, at a process's beginning. */
-void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid)
+void td__main_reset(const char *name, bool daemon, const char *parents_name, pid_t parent_pid)
 {
-    set_stand_in(&main_place, name, TD_PROCESS, daemon, td__getpid());
+    set_name(main_name, name);
+    set_name(parent_name, parents_name);
+    set_stand_in(&main_place, main_name, TD_PROCESS, daemon, td__the.pid);
     set_stand_in(&parent_place, parent_name, TD_PROCESS, false, parent_pid);
     main_worker = &main_place;
     parent_worker = &parent_place;
@@ -183,6 +193,7 @@ static void after_fork_in_parent(void)
 
 static void after_fork_in_child(void)
 {
+    td__the.pid = td__getpid();
     td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
@@ -317,6 +328,7 @@ static void at_exit(void)
 
 static void make_ready(void)
 {
+    td__the.pid = td__getpid();
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     pthread_key_create(&stand_in_key, forget_stand_in);
     atexit(at_exit);

@@ -94,7 +94,7 @@ static void become_worker(uint32_t index, int keep)
     td__close(spawner.life[0]);
     td__signals_unignore_terminal(spawner.segment->born_ignored);
     td__slot *slot = td__slot_at(spawner.segment, index);
-    td__store_release(&slot->pid, (uint32_t)td__getpid());
+    td__store_release(&slot->pid, (uint32_t)td__the.pid);
     td__close(spawner.control);
     td__close(spawner.main_fd);
     td__close(spawner.child_fd);

@@ -199,11 +199,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     take_circumstances(&the_task);
     take_signals(&the_task);
     td_target *target = find_target(&the_task);
-    the_call = (td_call){ .arg = the_task.arg,
-                          .arg_size = request->arg_size,
-                          .arg_kind = (int)request->arg_kind,
-                          .name = request->name,
-                          .cancel = &slot->cancel };
+    td__call_prepare(&the_call, the_task.arg, request->arg_size, (int)request->arg_kind, request->name, &slot->cancel);
     uint32_t epoch = td__the.epoch;
     int code;
     td_state state = td__call_run(&the_call, target, &code);
