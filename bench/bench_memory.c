@@ -510,10 +510,10 @@ static const char *const notes[] = {
 };
 
 static const bench_metric metrics[] = {
-    { "rss_kib", "resident (RSS)", "KiB", 1 },
-    { "pss_kib", "proportional share (PSS)", "KiB", 1 },
-    { "private_dirty_kib", "private and dirty", "KiB", 1 },
-    { "kernel_kib", "in the kernel", "KiB", 1 },
+    { "rss_kib", "resident (RSS)", "KiB", 1, false, NULL },
+    { "pss_kib", "proportional share (PSS)", "KiB", 1, false, NULL },
+    { "private_dirty_kib", "private and dirty", "KiB", 1, false, NULL },
+    { "kernel_kib", "in the kernel", "KiB", 1, false, NULL },
 };
 
 int main(int argc, char **argv)

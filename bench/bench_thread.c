@@ -271,9 +271,9 @@ static bench_row rows[] = {
 };
 
 static const bench_comparison comparisons[] = {
-    { "td_thread / pthread", "td", "pthread", 0 },
-    { "td_thread / pthread, both on 1 CPU", "td-pinned", "pthread-pinned", 0 },
-    { "CPython threading.Thread / td_thread", "python", "td", 0 },
+    { "td_thread / pthread", "td", "pthread", 0, NULL },
+    { "td_thread / pthread, both on 1 CPU", "td-pinned", "pthread-pinned", 0, NULL },
+    { "CPython threading.Thread / td_thread", "python", "td", 0, NULL },
 };
 
 static const char *const notes[] = {
@@ -282,7 +282,7 @@ static const char *const notes[] = {
     "every thread's result is checked inside the loop",
 };
 
-static const bench_metric metrics[] = { { "start_join_ns", "start + join", "ns", 1 } };
+static const bench_metric metrics[] = { { "start_join_ns", "start + join", "ns", 1, false, NULL } };
 
 int main(int argc, char **argv)
 {
