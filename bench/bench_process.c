@@ -360,7 +360,7 @@ static bench_server server(const char *executable, const char *role, const char 
 
 static void set_up_servers(void)
 {
-    const char *curl = bench_beside("bench_process_curl"), *script = bench_peers_script(), *version = "";
+    const char *curl = bench_beside("bench_process_curl");
     tandem_small = server(bench_self(), "tandem", "10");
     tandem_large = server(bench_self(), "tandem", "2048");
     tandem_curl = server(curl, "tandem", "10");
@@ -370,14 +370,7 @@ static void set_up_servers(void)
         tandem_curl.missing = "built without libcurl";
     if (bench_kib_in("/proc/meminfo", "MemAvailable:") < 6 << 20)
         tandem_large.missing = peers_large.missing = "less than 6 GiB of memory available";
-    if (!bench_python(&python.argv[0], &version))
-        python.missing = "no Python";
-    else if (script == NULL)
-        python.missing = "peers.py is not there";
-    python.argv[1] = script;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].server == &python)
-            rows[i].name = bench_text("CPython %s %s", version, rows[i].name);
+    bench_python_rows(&python, "peers.py", rows, sizeof rows / sizeof *rows);
 }
 
 int main(int argc, char **argv)

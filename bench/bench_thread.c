@@ -295,15 +295,7 @@ int main(int argc, char **argv)
 
     tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
-    const char *version = "", *script = bench_peers_script();
-    if (!bench_python(&python.argv[0], &version))
-        python.missing = "no Python";
-    else if (script == NULL)
-        python.missing = "peers.py is not there";
-    python.argv[1] = script;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].server == &python)
-            rows[i].name = bench_text("CPython %s %s", version, rows[i].name);
+    bench_python_rows(&python, "peers.py", rows, sizeof rows / sizeof *rows);
 
     bench b = {
         .name = "bench_thread",

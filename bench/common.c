@@ -119,12 +119,6 @@ const char *bench_beside(const char *name)
 #define BENCH_SOURCE_DIR "bench"
 #endif
 
-const char *bench_peers_script(void)
-{
-    const char *path = BENCH_SOURCE_DIR "/peers.py";
-    return access(path, R_OK) == 0 ? path : NULL;
-}
-
 /* The first line that a command prints, without its newline. */
 static bool first_line(const char *command, char *line, size_t size)
 {
@@ -136,7 +130,8 @@ static bool first_line(const char *command, char *line, size_t size)
     return pclose(f) == 0 && got;
 }
 
-bool bench_python(const char **executable, const char **version)
+/* The Python to measure, and its version "3.11"; false if there is none. */
+static bool find_python(const char **executable, const char **version)
 {
     static char line[PATH_MAX], *split;
     if (split == NULL) {
@@ -153,6 +148,22 @@ bool bench_python(const char **executable, const char **version)
     *version = line;
     *executable = split;
     return true;
+}
+
+void bench_python_rows(bench_server *python, const char *name, bench_row *rows, size_t count)
+{
+    const char *executable, *version = "", *script = bench_text("%s/%s", BENCH_SOURCE_DIR, name);
+    *python = (bench_server){ .fresh = python->fresh };
+    if (!find_python(&executable, &version))
+        python->missing = "no Python";
+    else if (access(script, R_OK) < 0)
+        python->missing = bench_text("%s is not there", name);
+    else
+        python->argv[0] = executable;
+    python->argv[1] = script;
+    for (size_t i = 0; i < count; i++)
+        if (rows[i].server == python)
+            rows[i].name = bench_text("CPython %s%s%s", version, *version ? " " : "", rows[i].name);
 }
 
 double bench_kib_in(const char *path, const char *key)

@@ -194,11 +194,9 @@ const char *bench_beside(const char *name);
 /* This executable. Never freed. */
 const char *bench_self(void);
 
-/* The Python to measure (BENCH_PYTHON, else python3) and its version "3.11"; false if there is none. */
-bool bench_python(const char **executable, const char **version);
-
-/* bench/peers.py, where this source was when it was compiled. NULL if it is not there. */
-const char *bench_peers_script(void);
+/* Sets up a server that runs bench/NAME by the Python to measure (BENCH_PYTHON, else python3), and puts its version
+ * before the names of the rows that it serves. Without Python, or the file, the server is missing. */
+void bench_python_rows(bench_server *python, const char *name, bench_row *rows, size_t count);
 
 /* printf into memory that is never freed. */
 const char *bench_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
