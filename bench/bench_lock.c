@@ -43,6 +43,8 @@ typedef struct contest {
 
 /* A contender. The loops are compiled for each, so that a lock which can be inlined is inlined. */
 typedef struct lock_kind {
+    void *(*allocate)(size_t size); /* zeroed memory for the contest; NULL: bench_share, bench_unshare */
+    void (*give_back)(void *memory);
     void (*init)(void *lock, bool shared);
     void (*once)(contest *c); /* acquire and release */
     void (*uncontended)(contest *c, long n);
@@ -120,7 +122,7 @@ static void have_second_thread(void)
 
 static contest *new_contest(const lock_kind *kind, bool processes)
 {
-    contest *c = bench_share(sizeof *c);
+    contest *c = kind->allocate ? kind->allocate(sizeof *c) : bench_share(sizeof *c);
     c->kind = kind;
     c->processes = processes;
     kind->init(c->lock, processes);
@@ -129,7 +131,10 @@ static contest *new_contest(const lock_kind *kind, bool processes)
 
 static void end_contest(contest *c)
 {
-    bench_unshare(c, sizeof *c);
+    if (c->kind->give_back)
+        c->kind->give_back(c);
+    else
+        bench_unshare(c, sizeof *c);
 }
 
 static double uncontended(const lock_kind *kind, long n)
@@ -232,6 +237,41 @@ static size_t measure_lock(const lock_kind *kind, long n, double *values)
         values[SLEEPER] = sleeper(kind);
     return METRICS;
 }
+
+/* --- Tandem ----------------------------------------------------------------------------------------------------- */
+
+/* Zeroed memory is a free lock. */
+static void tandem_init(void *lock, bool shared)
+{
+    (void)lock;
+    (void)shared;
+}
+
+static inline void tandem_acquire(void *lock)
+{
+    if (td_lock_acquire(lock) != 0)
+        bench_fail("td_lock_acquire: %s", td_last_message());
+}
+
+static inline void tandem_release(void *lock)
+{
+    td_lock_release(lock);
+}
+
+static inline void rlock_acquire(void *lock)
+{
+    if (td_rlock_acquire(lock) != 0)
+        bench_fail("td_rlock_acquire: %s", td_last_message());
+}
+
+static inline void rlock_release(void *lock)
+{
+    td_rlock_release(lock);
+}
+
+#define rlock_init tandem_init
+LOCK_KIND(tandem, .threads = true)
+LOCK_KIND(rlock, .threads = true)
 
 /* --- limits ----------------------------------------------------------------------------------------------------- */
 
@@ -371,8 +411,8 @@ LOCK_KIND(nsync, .threads = true)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "store", store },       { "exchange", exchange },   { "pthread", plain },
-    { "adaptive", adaptive }, { "recursive", recursive }, { "robust", robust },
+    { "td", tandem },     { "td-rlock", rlock },    { "store", store },         { "exchange", exchange },
+    { "pthread", plain }, { "adaptive", adaptive }, { "recursive", recursive }, { "robust", robust },
 #ifdef BENCH_GLIB
     { "gmutex", gmutex },
 #endif
@@ -381,13 +421,15 @@ static const bench_op ops[] = {
 #endif
 };
 
-static bench_server peers;
+static bench_server tandem_server, peers;
 
 #define LOCK_ROW(id, kind, server, name) BENCH_ROW(id, kind, server, id, 4000000, 1000000, name)
 
 static bench_row rows[] = {
     LOCK_ROW("store", BENCH_LIMIT, &peers, "limit: CAS + store; one thread alone doing the sections"),
     LOCK_ROW("exchange", BENCH_LIMIT, &peers, "limit: CAS + exchange; one thread alone doing the sections"),
+    LOCK_ROW("td", BENCH_TANDEM, &tandem_server, "Tandem td_lock"),
+    LOCK_ROW("td-rlock", BENCH_TANDEM, &tandem_server, "Tandem td_rlock"),
     LOCK_ROW("pthread", BENCH_PEER, &peers, "pthread_mutex"),
     LOCK_ROW("adaptive", BENCH_PEER, &peers, "pthread_mutex, adaptive"),
     LOCK_ROW("recursive", BENCH_PEER, &peers, "pthread_mutex, recursive"),
@@ -417,6 +459,24 @@ static const bench_metric metrics[METRICS] = {
     [SLEEPER] = { "sleeper_cpu_us", "CPU time of a thread that waits 100 ms", "µs", 1, false, NULL },
 };
 
+#define BEST_PEER "adaptive|gmutex|nsync"
+
+static const bench_comparison comparisons[] = {
+    { "td_lock uncontended", "td", NULL, 6, "uncontended_ns" },
+    { "td_lock in the shared heap, uncontended", "td-shared", NULL, 6, "uncontended_ns" },
+    { "2 threads, nothing between: td_lock / the best peer", "td", BEST_PEER, 1, "mops_2t_out0" },
+    { "2 threads, 200 ns between: td_lock / the best peer", "td", BEST_PEER, 1, "mops_2t_out200" },
+    { "4 threads, nothing between: td_lock / the best peer", "td", BEST_PEER, 1, "mops_4t_out0" },
+    { "4 threads, 200 ns between: td_lock / the best peer", "td", BEST_PEER, 1, "mops_4t_out200" },
+    { "2 processes, nothing between: td_lock / pthread robust", "td-shared", "robust", 1, "mops_2p_out0" },
+    { "2 processes, 200 ns between: td_lock / pthread robust", "td-shared", "robust", 1, "mops_2p_out200" },
+    { "fairness, 2 threads, nothing between", "td", NULL, 1.5, "fair_2t_out0" },
+    { "fairness, 2 threads, 200 ns between", "td", NULL, 1.5, "fair_2t_out200" },
+    { "fairness, 4 threads, nothing between", "td", NULL, 1.5, "fair_4t_out0" },
+    { "fairness, 4 threads, 200 ns between", "td", NULL, 1.5, "fair_4t_out200" },
+    { "CPU of a sleeper: td_lock / pthread_mutex", "td", "pthread", 0, "sleeper_cpu_us" },
+};
+
 static const char *const notes[] = {
     "a second thread is alive in every process",
     "contended: sections of all together during 200 ms; a counter that the lock guards is checked against their sum",
@@ -435,6 +495,7 @@ int main(int argc, char **argv)
         have_second_thread();
         return bench_serve(ops, sizeof ops / sizeof *ops);
     }
+    tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
     bench b = {
         .name = "bench_lock",
@@ -444,6 +505,8 @@ int main(int argc, char **argv)
         .rows = rows,
         .row_count = sizeof rows / sizeof *rows,
         .bold = { "store" },
+        .comparisons = comparisons,
+        .comparison_count = sizeof comparisons / sizeof *comparisons,
         .notes = notes,
         .note_count = sizeof notes / sizeof *notes,
     };

@@ -528,7 +528,7 @@ static bench_row rows[] = {
 
 static const bench_metric metrics[METRICS] = {
     [RATE_SMALL] = { "mmsgs_64B", "1 sender, 1 receiver, 64 bytes", "M/s", 1, true, NULL },
-    [RATE_LARGE] = { "kmsgs_64KiB", "1 sender, 1 receiver, 64 KiB", "thousand/s", 1, true, NULL },
+    [RATE_LARGE] = { "kmsgs_64KiB", "1 sender, 1 receiver, 64 KiB", "k/s", 1, true, NULL },
     [RATE_MANY] = { "mmsgs_8p8c_64B", "8 senders, 8 receivers, 64 bytes", "M/s", 1, true, "pipe" },
     [HOT] = { "roundtrip_ns", "round trip of 64 bytes, both wait for nothing else", "ns", 1, false, NULL },
     [ASLEEP] = { "asleep_us", "round trip of 64 bytes, 100 µs of work before each answer", "µs", 1e-3, false, "pipe" },
