@@ -31,6 +31,8 @@ void *
 td__map_with_children(size_t size);      /* zeroed pages shared with processes forked from now on; td__populate first */
 int td__populate(void *at, size_t size); /* pages now, so that touching them cannot fail */
 void *td__map_uncopied(size_t size);     /* the same, and not there in forked children */
+/* The n-th address where a program of the usual kind has nothing mapped for a long way; 0: no more. */
+uintptr_t td__free_place(int n);
 /* At this address or not at all (NULL, EEXIST); fd negative: zeroed pages of our own. Left out of core dumps. */
 void *td__map_at(uintptr_t at, int fd, size_t size);
 /* Puts a file in the place of pages of our own, which hold the same bytes: -1 if not, with all as it was. */

@@ -62,7 +62,7 @@ static void clean(td__party *party)
     td__store_relaxed(&party->granted, 0);
     td__store_relaxed(&party->list, 0);
     party->list_latch = NULL;
-    party->stray = false;
+    td__store_relaxed(&party->stray, 0);
 }
 
 static void set_free(td__party *party, uint32_t index)
@@ -154,7 +154,7 @@ td__party *td__party_make(void)
     }
     me->index = (uint16_t)index;
     me->pid = pid;
-    me->stray = stray;
+    td__store_relaxed(&me->stray, stray); /* the event below says that it can be read */
     td__me = me;
     pthread_setspecific(key, me);
     if (stray)
@@ -367,7 +367,7 @@ size_t td__parties_strays(pid_t *pids, size_t capacity)
     uint32_t top = region && td__shared_size ? td__load_acquire(&region->party_top) : 0;
     for (uint32_t i = 1; i < top && i < region->parties; i++) {
         uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
-        bool known = pid == 0 || pid & DEAD || !td__party_at(i)->stray;
+        bool known = pid == 0 || pid & DEAD || !td__load_relaxed(&td__party_at(i)->stray);
         for (size_t at = 0; at < count && !known; at++)
             known = pids[at] == (pid_t)pid;
         if (!known && count < capacity)

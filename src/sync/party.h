@@ -42,7 +42,7 @@ typedef struct td__step {
 typedef struct td__party {
     /* fixed while in use */
     uint16_t index;
-    bool stray; /* of a process that the program's main process watches, not a spawner: a forked child */
+    _Atomic uint16_t stray; /* of a process that the program's main process watches, not a spawner: a forked child */
     uint32_t pid;
 
     /* own: what it holds. held[held_count] is named before it is acquired. */

@@ -14,10 +14,6 @@ int td__arrivals = -1;
 
 static td__lock lock; /* guards the making of it */
 
-/* Where nothing is mapped in a program of the usual kind; the second one is for ThreadSanitizer, which keeps most of
- * the address space for itself; the last for machines with fewer address bits. */
-static const uintptr_t bases[] = { 0x200000000000, 0x7e9000000000, 0x300000000000, 0x2000000000 };
-
 /* From much to little: address space may be limited (RLIMIT_AS), and so may the size of files (RLIMIT_FSIZE). */
 static const struct plan {
     size_t size;
@@ -48,8 +44,9 @@ static void lay_out(td__region *region, uintptr_t base, const struct plan *plan)
 static void *map_somewhere(int file, size_t size)
 {
     errno = ENOMEM;
-    for (size_t i = 0; i < TD__COUNT(bases); i++) {
-        void *at = td__map_at(bases[i], file, size);
+    uintptr_t base;
+    for (int i = 0; (base = td__free_place(i)) != 0; i++) {
+        void *at = td__map_at(base, file, size);
         if (at)
             return at;
     }

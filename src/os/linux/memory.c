@@ -109,6 +109,18 @@ int td__populate(void *at, size_t size)
     return r < 0 && errno != EINVAL ? -1 : 0; /* before Linux 5.14 pages come when they are touched */
 }
 
+/* There in a program that ThreadSanitizer checks, which keeps most of the address space for itself, and ends the
+ * program when something is mapped there. */
+extern void __tsan_init(void) __attribute__((weak));
+
+uintptr_t td__free_place(int n)
+{
+    /* The last is for machines with fewer bits of address. */
+    static const uintptr_t usual[] = { 0x200000000000, 0x300000000000, 0x2000000000, 0 };
+    static const uintptr_t checked[] = { 0x7e9000000000, 0 };
+    return (__tsan_init ? checked : usual)[n];
+}
+
 void *td__map_at(uintptr_t at, int fd, size_t size)
 {
     if (td__fault(ENOMEM))
