@@ -37,7 +37,8 @@ void td_cancel_fire(td_cancel *cancel)
     td__region *region = td__the_region;
     if (!region)
         return;
-    uint32_t top = td__load_acquire(&region->party_top);
+    /* Sequentially consistent, too: the waiter that does not see it fired has its place below the top we see. */
+    uint32_t top = td__load_seq_cst(&region->party_top);
     for (uint32_t i = 1; i < top; i++)
         if (td__load_relaxed(td__party_entry(i)) && td__load_seq_cst(&td__party_at(i)->cancel) == (uintptr_t)cancel)
             td__party_poke(td__party_at(i));
@@ -75,6 +76,7 @@ static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool s
         ;
     if (td__load_acquire(&me->granted))
         return 0;
+    shared |= td__is_shared(cancel); /* who fires that may be in another process */
     cancel_begins(me, cancel);
     td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
     for (;;) {
@@ -143,6 +145,7 @@ int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_
                      const td_cancel *cancel)
 {
     bool shared = td__is_shared(latch);
+    td__store_relaxed(&me->granted, 0); /* and so it is if we die before we are linked: of an earlier wait it was taken */
     me->list_kind = kind;
     td__program_order();
     me->list_latch = latch; /* named before it is linked */
@@ -169,13 +172,14 @@ static int wait_both(td__party *me, const _Atomic uint32_t *word, uint32_t expec
                      const td_cancel *cancel, bool shared)
 {
     int r = 0;
+    bool wide = shared || td__is_shared(cancel); /* who fires it may be in another process */
     cancel_begins(me, cancel);
-    td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
+    td__exchange_seq_cst(&me->asleep, wide ? 2 : 1);
     uint32_t wake = td__load_seq_cst(&me->wake);
     if (td__load_seq_cst(fired(cancel))) {
         r = TD_ECANCELLED;
     } else {
-        td__futex_item both[2] = { { word, expected, shared }, { &me->wake, wake, shared } };
+        td__futex_item both[2] = { { word, expected, shared }, { &me->wake, wake, wide } };
         if (td__futex_wait_many(both, 2, deadline) < 0) {
             if (errno == ETIMEDOUT) {
                 r = TD_ETIMEOUT;

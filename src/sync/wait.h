@@ -34,15 +34,14 @@ void td__wait_register(uint32_t kind, td__wait_repair *repair);
 /*
  * Inside the section of `latch`, the only one: joins the end of the list, leaves the section, sleeps, and comes back
  * inside it when it has been granted something, which it returns (> 0); or TD_ETIMEOUT or TD_ECANCELLED, off the list,
- * without a sentence. The caller then calls td__wait_taken when the grant is put to its use, before or after it leaves
- * the section.
+ * without a sentence. The caller then puts the grant to its use and calls td__wait_taken, both inside this section: a
+ * death finds both or neither.
  */
 int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
                      const td_cancel *cancel);
 static inline void td__wait_taken(td__party *me)
 {
-    td__program_order();
-    me->list_latch = NULL;
+    td__set(me, &me->list_latch, NULL);
 }
 
 /* Inside the section: takes the first off the list and grants it `granted` (> 0). NULL: nobody waits. Poke it after
