@@ -58,7 +58,9 @@ extern "C" {
     X(TD_ETARGET, -14, "the target cannot be found in a worker process") \
     X(TD_ECANCELLED, -15, "cancelled")                                   \
     X(TD_ETOOBIG, -16, "too big")                                        \
-    X(TD_EACCESS, -17, "not permitted")
+    X(TD_EACCESS, -17, "not permitted")                                  \
+    X(TD_ECLOSED, -18, "closed")                                         \
+    X(TD_ETORN, -24, "cut off or damaged on its way")
 
 typedef enum td_code {
     TD_OK = 0,

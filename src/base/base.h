@@ -28,6 +28,7 @@ int td__pending(void);
 #define td__fetch_or_acq_rel(p, v)  atomic_fetch_or_explicit((p), (v), memory_order_acq_rel)
 #define td__exchange_acquire(p, v)  atomic_exchange_explicit((p), (v), memory_order_acquire)
 #define td__exchange_release(p, v)  atomic_exchange_explicit((p), (v), memory_order_release)
+#define td__exchange_acq_rel(p, v)  atomic_exchange_explicit((p), (v), memory_order_acq_rel)
 #define td__cas_acq_rel(p, expected, v) \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_acq_rel, memory_order_acquire)
 

@@ -102,6 +102,20 @@ bool td_cancelled(const td_call *call)
     return td__load_relaxed(call->cancel) != 0;
 }
 
+td_connection *td_call_connection(td_call *call, size_t index)
+{
+    if (index < call->connection_count)
+        return call->connections[index];
+    td__fail(TD_EINVAL, "td_call_connection: worker '%s' has no connection %zu: it was given %zu", call->name, index,
+             call->connection_count);
+    return NULL;
+}
+
+size_t td_call_connection_count(const td_call *call)
+{
+    return call->connection_count;
+}
+
 const char *td_call_name(const td_call *call)
 {
     return call->name;

@@ -133,6 +133,7 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
     td__the.role = TD__ROLE_WORKER;
     td__main_reset(name, worker->daemon, parent_name, parent_pid);
     td__thread_name(name);
+    td__connections_keep_only(worker->connections, worker->connection_count);
     td__limit core = { 0, 0 };
     if (!td__the.options.core_dumps && td__limit_without_core(&core))
         td__limit_set(TD__LIMIT_CORE, core);
@@ -142,7 +143,9 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
                       .arg_size = worker->arg_size,
                       .arg_kind = worker->arg_kind,
                       .name = worker->name,
-                      .cancel = &record->slot->cancel };
+                      .cancel = &record->slot->cancel,
+                      .connections = worker->connections,
+                      .connection_count = worker->connection_count };
     td__program_guard_exit();
     uint32_t epoch = td__the.epoch;
     int code;

@@ -15,6 +15,7 @@
 /* The thread's last act, whether its target has returned or it was left by pthread_exit or pthread_cancel. */
 static void ended(td_worker *worker)
 {
+    td__worker_close_connections(worker);
     td__lock_acquire(&worker->lock);
     /* Release, at least: publishes the outcome to those who see the thread ended; before the descriptor says so. */
     td__store_seq_cst(&worker->phase, TD__COLLECTED);
@@ -58,7 +59,9 @@ static void *run(void *arg)
                      .arg_size = worker->arg_size,
                      .arg_kind = worker->arg_kind,
                      .name = worker->name,
-                     .cancel = &worker->cancel };
+                     .cancel = &worker->cancel,
+                     .connections = worker->connections,
+                     .connection_count = worker->connection_count };
     int code;
     td_state state;
     pthread_cleanup_push(left, worker);

@@ -17,6 +17,7 @@
 #include <setjmp.h>
 #include <tandem.h>
 #include "os/os.h"
+#include "queue/connection.h"
 #include "sync/lock.h"
 #include "work/segment.h"
 
@@ -73,6 +74,10 @@ struct td_worker {
     char message[TD_MESSAGE_MAX];
     char sentence[TD_MESSAGE_MAX + TD_NAME_MAX + 96]; /* what td_describe made of it; under lock until written */
 
+    /* Duplicates: until the start has succeeded, of a thread until its target has returned. */
+    td_connection *connections[TD_CONNECTIONS_MAX];
+    size_t connection_count;
+
     int arg_kind;
     size_t arg_size;
     _Alignas(16) unsigned char arg[];
@@ -86,6 +91,8 @@ struct td_call {
     int arg_kind;
     const char *name;
     const _Atomic uint32_t *cancel;
+    td_connection *const *connections; /* lent */
+    size_t connection_count;
     void *result; /* allocated */
     size_t result_size;
     int result_kind;
@@ -143,6 +150,7 @@ extern _Thread_local td_worker *td__self;
 /* --- worker.c ---------------------------------------------------------------------------------------------- */
 
 void td__worker_unref(td_worker *worker);
+void td__worker_close_connections(td_worker *worker);
 void td__worker_ref(td_worker *worker);
 /* Tells the failure hook if it failed and nobody asked; once. */
 void td__worker_tell(td_worker *worker);
