@@ -27,12 +27,12 @@
  *   TD_ETIMEOUT    the limit has passed            TD_ECANCELLED  the object was fired
  *   TD_ENOMEM      no memory for the record that the calling thread needs at its first use of any of these
  *   TD_EINVAL      a NULL pointer
- * Waits resume after signals. All calls may be made from any thread; none in a signal handler. After fork(), private ones
- * are the child's own copies: the forking thread still owns the locks it owned, those that other threads held are held by
- * nobody who could release them. Shared ones stay shared; the child owns none of them.
+ * Waits resume after signals. All calls may be made from any thread; none in a signal handler. After fork(), private
+ * ones are the child's own copies: the forking thread still owns the locks it owned, those that other threads held are
+ * held by nobody who could release them. Shared ones stay shared; the child owns none of them.
  *
- * Do not copy one that is in use, and do not free its memory while somebody waits on it or holds it: the _destroy calls,
- * which have nothing else to do, abort with a sentence about it in debug builds (TD_DEBUG).
+ * Do not copy one that is in use, and do not free its memory while somebody waits on it or holds it: the _destroy
+ * calls, which have nothing else to do, abort with a sentence about it in debug builds (TD_DEBUG).
  */
 #ifndef TANDEM_SYNC_H
 #define TANDEM_SYNC_H

@@ -23,6 +23,7 @@
 #include <sys/types.h>
 #include <tandem/base.h>
 #include <tandem/call.h>
+#include <tandem/connection.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -55,11 +56,15 @@ typedef struct td_worker_options {
     td_daemon daemon TD_ZERO;   /* default: as the creating worker; the main thread is none */
     td_method method TD_ZERO;   /* processes only */
     size_t stack_size TD_ZERO;  /* bytes, threads only; default: the system's; at least 32 KiB */
+    td_connections connections
+        TD_ZERO; /* TD_CONNECTIONS(a, b): duplicated here; the target has them by td_call_connection. Close your own
+                    when you have no use for them, or the other side will not see the end */
 } td_worker_options;
 
 /*
  * Creates a worker without starting it; NULL on failure: TD_EINVAL (no target, a name too long or empty, a method
- * unknown or given for a thread, a stack too small), TD_ENOMEM, TD_ETOOBIG. Free it with td_free. Does not block.
+ * unknown or given for a thread, a stack too small, a connection that is NULL or closed), TD_ENOMEM, TD_ETOOBIG,
+ * TD_EDESCRIPTOR. Free it with td_free. Does not block.
  * Python: Thread(target=..., args=..., name=..., daemon=...), Process(...).
  */
 TD_API td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *options);

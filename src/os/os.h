@@ -14,18 +14,21 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include "base/base.h"
 #include "os/fault.h"
 
 /* --- memory ------------------------------------------------------------------------------------------------ */
 
-void *td__alloc(size_t size);  /* zeroed, aligned for every type; NULL when out of memory */
-void td__release(void *block); /* NULL is allowed */
+void *td__alloc(size_t size);       /* zeroed, aligned for every type; NULL when out of memory */
+void *td__alloc_unset(size_t size); /* not zeroed; both may be freed by the libc's free() */
+void td__release(void *block);      /* NULL is allowed */
 
 /* An anonymous shared file of `size` bytes that cannot be shrunk, grown or resealed; close-on-exec. */
 int td__memory_file(const char *name, uint64_t size);
 bool td__is_memory_file(int fd, uint64_t *size); /* made by td__memory_file, still sealed? */
 void *td__map_shared(int fd, uint64_t offset, size_t size);
+void *td__map_reading(int fd, size_t size);
 void *td__map_private(size_t size); /* zeroed pages of our own */
 void *
 td__map_with_children(size_t size);      /* zeroed pages shared with processes forked from now on; td__populate first */
@@ -140,6 +143,25 @@ int td__send(int socket, const void *data, size_t size, const int *fds, size_t f
  * had no numbers left for all of them. Returns its size, 0 at the end of the stream. `wait` false: EAGAIN if there is
  * none. */
 ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait);
+
+/* The same with a message in parts. `wait` false: EAGAIN instead of blocking. td__receive_parts: *lost (may be NULL)
+ * says that descriptors came but that there were no numbers for them. The size returned is the message's own, and more
+ * than the room if that was too small; what was too much is gone. */
+int td__send_parts(int socket, const struct iovec *parts, size_t count, const int *fds, size_t fd_count, bool wait);
+ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, int *fds, size_t *fd_count, bool wait,
+                          bool *lost);
+void td__socket_enlarge(int socket, int bytes); /* what it may hold unread; as far as the system lets us */
+void td__socket_shut(int socket, bool reading, bool writing);
+bool td__is_packet_socket(int fd); /* such as td__socket_pair makes? */
+
+/* A connected pair that keeps no message borders. Neither call raises SIGPIPE. td__stream_send does not wait: EAGAIN.
+ */
+int td__stream_pair(int fds[2]);
+int td__stream_send(int socket, char byte);
+ssize_t td__stream_receive(int socket, char *bytes, size_t size, bool wait);
+
+/* Waits until a descriptor can be read (or written), or is hung up. 1, 0 at the deadline. */
+int td__wait_ready(int fd, bool writing, int64_t deadline);
 
 /* Waits until one of the descriptors (negative ones are skipped) is readable or hung up; ready[i] tells. The number of
  * ready ones, 0 at the deadline. */

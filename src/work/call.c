@@ -25,6 +25,8 @@ void td__call_prepare(td_call *call, const void *arg, size_t arg_size, int arg_k
     call->result_size = 0;
     call->result_kind = TD_KIND_NONE;
     call->failed = 0;
+    call->connections = NULL;
+    call->connection_count = 0;
     call->message[0] = 0; /* the rest of it, and `leave`, is written before it is read */
 }
 
@@ -115,6 +117,20 @@ bool td_cancelled(const td_call *call)
 {
     /* Relaxed: a hint to stop; nothing is published with it. */
     return td__load_relaxed(call->cancel) != 0;
+}
+
+td_connection *td_call_connection(td_call *call, size_t index)
+{
+    if (index < call->connection_count)
+        return call->connections[index];
+    td__fail(TD_EINVAL, "td_call_connection: worker '%s' has no connection %zu: it was given %zu", call->name, index,
+             call->connection_count);
+    return NULL;
+}
+
+size_t td_call_connection_count(const td_call *call)
+{
+    return call->connection_count;
 }
 
 const char *td_call_name(const td_call *call)

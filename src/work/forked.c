@@ -133,12 +133,15 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
     td__the.role = TD__ROLE_WORKER;
     td__main_reset(name, worker->daemon, parent_name, parent_pid);
     td__thread_name(name);
+    td__connections_keep_only(worker->connections, worker->connection_count);
     td__limit core = { 0, 0 };
     if (!td__the.options.core_dumps && td__limit_without_core(&core))
         td__limit_set(TD__LIMIT_CORE, core);
     td__signals_reset(td__the.born_ignored);
     td__signals_clear();
     td__call_prepare(&call, worker->arg, worker->arg_size, worker->arg_kind, name, &record->slot->cancel);
+    call.connections = worker->connections;
+    call.connection_count = worker->connection_count;
     td__program_guard_exit();
     uint32_t epoch = td__the.epoch;
     int code;

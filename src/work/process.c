@@ -22,7 +22,7 @@ typedef struct start {
     td__identity identity;
     bool identified; /* identity has been read */
     td__place place;
-    int fds[4]; /* the open streams, then the working directory */
+    int fds[4 + TD_CONNECTIONS_MAX]; /* the open streams, the working directory, the connections */
     size_t fd_count;
     int cwd;
     uint32_t streams;
@@ -53,6 +53,8 @@ static int collect_streams(start *start)
         return td__start_failed(start->worker, "open the working directory", errno);
     start->streams |= 8;
     start->fds[start->fd_count++] = start->cwd;
+    for (size_t i = 0; i < start->worker->connection_count; i++)
+        start->fds[start->fd_count++] = td__connection_fd(start->worker->connections[i]);
     return 0;
 }
 
@@ -118,6 +120,9 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
 static int send_request(start *start, int socket, uint32_t index, uint32_t generation)
 {
     td__message message = { .what = TD__START, .slot = index, .generation = generation, .streams = start->streams };
+    message.connections = (uint32_t)start->worker->connection_count;
+    for (size_t i = 0; i < start->worker->connection_count; i++)
+        message.rights[i] = (unsigned char)td__connection_rights(start->worker->connections[i]);
     return td__send(socket, &message, sizeof message, start->fds, start->fd_count);
 }
 

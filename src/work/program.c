@@ -8,6 +8,7 @@
 #include "sync/latch.h"
 #include "work/spawner.h"
 #include "work/worker.h"
+#include "queue/connection.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -181,12 +182,14 @@ static void before_fork(void)
     td__watch_strays();
     td__registry_lock();
     td__lock_acquire(&main_lock);
+    td__connections_lock();
 }
 
 static void after_fork_in_parent(void)
 {
     if (td__the.role == TD__ROLE_SPAWNER)
         return;
+    td__connections_unlock();
     td__lock_release(&main_lock);
     td__registry_unlock();
 }
@@ -197,6 +200,7 @@ static void after_fork_in_child(void)
     td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
+    td__connections_forked();
     td__lock_release(&main_lock);
     td__registry_forget();
     td__registry_unlock();

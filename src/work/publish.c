@@ -47,6 +47,8 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
                            td__room *room, void *context)
 {
     end end = { .state = state, .code = code };
+    for (size_t i = 0; call && i < call->connection_count; i++)
+        td__connection_take_back(call->connections[i]);
     td__format(end.message, sizeof end.message, "%s", message);
     int error = td__program_end_worker();
     if (error)

@@ -217,7 +217,7 @@ static void start(const td__message *message, int *fds, size_t count)
         give_back(message->slot);
         return;
     }
-    if (count != (size_t)__builtin_popcount(message->streams & 15)) {
+    if (count != td__message_fds(message)) {
         refuse(message->slot, EMFILE);
         return;
     }

@@ -19,6 +19,8 @@ typedef struct task {
     td__slot *slot;
     td__request request; /* a copy: from here on nobody else can change it */
     const char *arg, *environment, *module;
+    td_connection *connections[TD_CONNECTIONS_MAX];
+    size_t connection_count;
     char why[TD_MESSAGE_MAX]; /* what failed, if something did */
 } task;
 
@@ -38,12 +40,22 @@ static _Noreturn void cannot(task *task, int code, const char *what, int error)
     td__publish(task->slot, TD_FAILED, code, message, NULL, NULL, NULL);
 }
 
-static void take_streams(task *task, const td__message *message, const int *fds, size_t count)
+static void take_connections(task *task, const td__message *message, const int *fds)
 {
-    size_t next = 0, expected = 0;
-    for (int bit = 0; bit < 4; bit++)
-        expected += message->streams >> bit & 1;
-    bool whole = expected == count && message->streams < 16;
+    for (uint32_t i = 0; i < message->connections; i++) {
+        td_connection *c = td__connection_adopt(fds[i], message->rights[i] & (TD__READABLE | TD__WRITABLE));
+        if (!c)
+            cannot(task, TD_ENOMEM, "no memory for its connections", 0);
+        td__connection_lend(c);
+        task->connections[task->connection_count++] = c;
+    }
+}
+
+static void take_descriptors(task *task, const td__message *message, const int *fds, size_t count)
+{
+    size_t next = 0;
+    bool whole =
+        message->streams < 16 && message->connections <= TD_CONNECTIONS_MAX && count == td__message_fds(message);
     for (int stream = 0; stream < 3; stream++) {
         if (whole && message->streams >> stream & 1) {
             if (td__dup_to(fds[next], stream) < 0)
@@ -57,8 +69,10 @@ static void take_streams(task *task, const td__message *message, const int *fds,
         cannot(task, TD_EDESCRIPTOR, "its streams did not arrive", EMFILE);
     if (message->streams & 8 && td__chdir_fd(fds[next]) < 0)
         cannot(task, TD_ESYSTEM, "fchdir", errno);
-    for (size_t i = 0; i < count; i++)
+    size_t others = count - message->connections;
+    for (size_t i = 0; i < others; i++)
         td__close(fds[i]);
+    take_connections(task, message, fds + others);
 }
 
 static void take_limits(task *task, const td__limit now[TD__LIMITS], const td__limit limits[TD__LIMITS])
@@ -192,7 +206,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     request->name[sizeof request->name - 1] = 0;
     request->parent_name[sizeof request->parent_name - 1] = 0;
     td__main_reset(request->name, request->daemon != 0, request->parent_name, request->parent_pid);
-    take_streams(&the_task, message, fds, fd_count);
+    take_descriptors(&the_task, message, fds, fd_count);
     open_payload(&the_task);
     take_environment(&the_task);
     td__thread_name(request->name);
@@ -200,6 +214,8 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     take_signals(&the_task);
     td_target *target = find_target(&the_task);
     td__call_prepare(&the_call, the_task.arg, request->arg_size, (int)request->arg_kind, request->name, &slot->cancel);
+    the_call.connections = the_task.connections;
+    the_call.connection_count = the_task.connection_count;
     uint32_t epoch = td__the.epoch;
     int code;
     td_state state = td__call_run(&the_call, target, &code);

@@ -15,6 +15,7 @@
 /* The thread's last act, whether its target has returned or it was left by pthread_exit or pthread_cancel. */
 static void ended(td_worker *worker)
 {
+    td__worker_close_connections(worker);
     td__lock_acquire(&worker->lock);
     /* Release, at least: publishes the outcome to those who see the thread ended; before the descriptor says so. */
     td__store_seq_cst(&worker->phase, TD__COLLECTED);
@@ -56,6 +57,8 @@ static void *run(void *arg)
     td__thread_name(worker->name);
     td_call call;
     td__call_prepare(&call, worker->arg, worker->arg_size, worker->arg_kind, worker->name, &worker->cancel);
+    call.connections = worker->connections;
+    call.connection_count = worker->connection_count;
     int code;
     td_state state;
     pthread_cleanup_push(left, worker);

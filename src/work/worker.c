@@ -96,6 +96,12 @@ static int check_options(td_worker_kind kind, const td_worker_options *options)
     if (args->size > TD_VALUE_MAX)
         return td__fail(TD_ETOOBIG, "cannot create a %s: an argument of %zu bytes is larger than the limit of %zu",
                         what, args->size, TD_VALUE_MAX);
+    if (options->connections.count > TD_CONNECTIONS_MAX)
+        return td__fail(TD_EINVAL, "cannot create a %s: %zu connections are more than the limit of %d", what,
+                        options->connections.count, TD_CONNECTIONS_MAX);
+    for (size_t i = 0; i < options->connections.count; i++)
+        if (!options->connections.list[i])
+            return td__fail(TD_EINVAL, "cannot create a %s: connection %zu is NULL", what, i);
     return 0;
 }
 
@@ -115,6 +121,34 @@ static uint32_t stack_units(size_t size)
 {
     size_t units = (size - 1) / TD__STACK_UNIT + 1;
     return units < UINT32_MAX ? (uint32_t)units : UINT32_MAX; /* more than any system has */
+}
+
+void td__worker_close_connections(td_worker *worker)
+{
+    for (size_t i = 0; i < worker->connection_count; i++)
+        td__connection_take_back(worker->connections[i]);
+    worker->connection_count = 0;
+    td__release(worker->connections);
+    worker->connections = NULL;
+}
+
+static int copy_connections(td_worker *worker, const td_connections *given)
+{
+    char why[TD_NAME_MAX + 32];
+    if (given->count == 0)
+        return 0;
+    worker->connections = td__alloc(given->count * sizeof(td_connection *));
+    if (!worker->connections)
+        return td__fail(TD_ENOMEM, "cannot create worker '%s': out of memory", worker->name);
+    td__format(why, sizeof why, "cannot create worker '%s'", worker->name);
+    for (size_t i = 0; i < given->count; i++) {
+        td_connection *copy = td__connection_copy(given->list[i], why);
+        if (!copy)
+            return -1;
+        td__connection_lend(copy);
+        worker->connections[worker->connection_count++] = copy;
+    }
+    return 0;
 }
 
 td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *given)
@@ -153,6 +187,11 @@ td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *given)
         memcpy(worker->arg, options.args.data, options.args.size);
     worker->name = first_name(worker);
     memcpy(worker->name, name, length);
+    if (copy_connections(worker, &options.connections) < 0) {
+        td__worker_close_connections(worker);
+        td__release(worker);
+        return NULL;
+    }
     return worker;
 }
 
@@ -181,6 +220,7 @@ void td__worker_unref(td_worker *worker)
             td__process_let_go(worker);
         td__worker_tell(worker);
     }
+    td__worker_close_connections(worker);
     td__close(worker->sentinel);
     td__release(worker->result);
     if (worker->text != &unkept)
@@ -300,6 +340,7 @@ int td_start(td_worker *worker)
         code = td__process_start(worker);
         if (code == 0) {
             /* Release: its slot. Before it is listed, so that whoever finds it there can join it. */
+            td__worker_close_connections(worker); /* the process has its own */
             td__store_release(&worker->phase, TD__STARTED);
             td__registry_add(worker);
         }

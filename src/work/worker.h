@@ -17,6 +17,7 @@
 #include <setjmp.h>
 #include <tandem.h>
 #include "os/os.h"
+#include "queue/connection.h"
 #include "sync/lock.h"
 #include "work/segment.h"
 
@@ -88,6 +89,11 @@ struct td_worker {
             uint32_t slot_index, pins; /* threads inside a wait on the slot */
         };
     };
+
+    /* Duplicates: until the start has succeeded, of a thread until its target has returned. NULL: none. */
+    td_connection **connections;
+    uint8_t connection_count;
+
     _Alignas(16) unsigned char arg[];
 };
 
@@ -99,6 +105,8 @@ struct td_call {
     int arg_kind;
     const char *name;
     const _Atomic uint32_t *cancel;
+    td_connection *const *connections; /* lent */
+    size_t connection_count;
     void *result; /* allocated */
     size_t result_size;
     int result_kind;
@@ -161,6 +169,7 @@ extern _Thread_local td_worker *td__self;
 /* --- worker.c ---------------------------------------------------------------------------------------------- */
 
 void td__worker_unref(td_worker *worker);
+void td__worker_close_connections(td_worker *worker);
 void td__worker_ref(td_worker *worker);
 /* Keeps a copy of the message ("" for none) of an outcome or a failed start. Cannot fail: without memory for it, what
  * is kept says so. By whoever is about to move the phase on. */

@@ -188,13 +188,12 @@ union control {
     struct cmsghdr align;
 };
 
-int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count)
+int td__send_parts(int socket, const struct iovec *parts, size_t count, const int *fds, size_t fd_count, bool wait)
 {
     if (td__fault(ENOBUFS))
         return -1;
     union control control;
-    struct iovec vector = { (void *)(uintptr_t)data, size };
-    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
+    struct msghdr message = { .msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count };
     if (fd_count > 0) {
         memset(&control, 0, CMSG_SPACE(sizeof(int) * fd_count));
         message.msg_control = &control;
@@ -206,7 +205,7 @@ int td__send(int socket, const void *data, size_t size, const int *fds, size_t f
         memcpy(CMSG_DATA(header), fds, sizeof(int) * fd_count);
     }
     for (;;) {
-        ssize_t n = sendmsg(socket, &message, MSG_NOSIGNAL);
+        ssize_t n = sendmsg(socket, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
         if (n >= 0)
             return 0;
         if (errno != EINTR)
@@ -214,48 +213,132 @@ int td__send(int socket, const void *data, size_t size, const int *fds, size_t f
     }
 }
 
-ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait)
+int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count)
 {
-    if (td__fault(ENOBUFS)) {
-        if (fd_count)
-            *fd_count = 0;
-        return -1;
-    }
+    struct iovec part = { (void *)(uintptr_t)data, size };
+    return td__send_parts(socket, &part, 1, fds, fd_count, true);
+}
+
+ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, int *fds, size_t *fd_count, bool wait,
+                          bool *lost)
+{
     size_t room = fd_count ? *fd_count : 0;
+    if (fd_count)
+        *fd_count = 0;
+    if (lost)
+        *lost = false;
+    if (td__fault(ENOBUFS))
+        return -1;
     union control control;
-    struct iovec vector = { data, size };
-    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control };
+    struct msghdr message = { .msg_iov = (struct iovec *)(uintptr_t)parts,
+                              .msg_iovlen = count,
+                              .msg_control = &control };
     message.msg_controllen = sizeof control;
     ssize_t n;
     do
-        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_TRUNC | (wait ? 0 : MSG_DONTWAIT));
     while (n < 0 && errno == EINTR);
-    if (fd_count)
-        *fd_count = 0;
     if (n < 0)
         return -1;
     size_t got = 0;
+    bool missing = (message.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
         if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
             continue;
-        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
+        size_t number = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < number; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
-            if (got < room)
-                fds[got++] = td__above_streams(fd);
-            else
+            if (got < room && (fd = td__above_streams(fd)) >= 0)
+                fds[got++] = fd;
+            else if (fd >= 0)
                 close(fd);
+            else
+                missing = true;
         }
+    }
+    if (missing) { /* some did not fit into our table: none, rather than a part */
+        for (size_t i = 0; i < got; i++)
+            close(fds[i]);
+        got = 0;
     }
     if (fd_count)
         *fd_count = got;
-    if (message.msg_flags & MSG_CTRUNC) { /* some did not fit into our table: none, rather than a part */
-        for (size_t i = 0; i < got; i++)
-            close(fds[i]);
-        if (fd_count)
-            *fd_count = 0;
-    }
+    if (lost)
+        *lost = missing;
+    return n;
+}
+
+ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait)
+{
+    struct iovec part = { data, size };
+    return td__receive_parts(socket, &part, 1, fds, fd_count, wait, NULL);
+}
+
+void td__socket_enlarge(int socket, int bytes)
+{
+    setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+}
+
+void td__socket_shut(int socket, bool reading, bool writing)
+{
+    if (reading || writing)
+        shutdown(socket, reading && writing ? SHUT_RDWR : reading ? SHUT_RD : SHUT_WR);
+}
+
+bool td__is_packet_socket(int fd)
+{
+    int domain = 0, type = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0)
+        return false;
+    size = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX && type == SOCK_SEQPACKET;
+}
+
+int td__stream_pair(int fds[2])
+{
+    if (td__fault(EMFILE))
+        return -1;
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
+}
+
+int td__stream_send(int socket, char byte)
+{
+    ssize_t n;
+    do
+        n = send(socket, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -1 : 0;
+}
+
+ssize_t td__stream_receive(int socket, char *bytes, size_t size, bool wait)
+{
+    ssize_t n;
+    do
+        n = recv(socket, bytes, size, wait ? 0 : MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+static struct timespec *left_until(int64_t deadline, struct timespec *left)
+{
+    if (!deadline)
+        return NULL;
+    int64_t ns = deadline - td__now();
+    ns = ns > 0 ? ns : 0;
+    *left = (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+    return left;
+}
+
+int td__wait_ready(int fd, bool writing, int64_t deadline)
+{
+    struct pollfd polled = { .fd = fd, .events = writing ? POLLOUT : POLLIN };
+    struct timespec left;
+    int n;
+    do
+        n = ppoll(&polled, 1, left_until(deadline, &left), NULL);
+    while (n < 0 && errno == EINTR);
     return n;
 }
 
@@ -269,14 +352,8 @@ int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline)
     for (size_t i = 0; i < count; i++)
         polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
     for (;;) {
-        struct timespec left, *limit = NULL;
-        if (deadline) {
-            int64_t ns = deadline - td__now();
-            ns = ns > 0 ? ns : 0;
-            left = (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
-            limit = &left;
-        }
-        int n = ppoll(polled, count, limit, NULL);
+        struct timespec left;
+        int n = ppoll(polled, count, left_until(deadline, &left), NULL);
         if (n < 0 && errno == EINTR)
             continue;
         for (size_t i = 0; i < count; i++)

@@ -19,6 +19,13 @@ void *td__alloc(size_t size)
     return calloc(1, size ? size : 1);
 }
 
+void *td__alloc_unset(size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    return malloc(size ? size : 1);
+}
+
 void td__release(void *block)
 {
     free(block);
@@ -65,6 +72,14 @@ void *td__map_shared(int fd, uint64_t offset, size_t size)
         return NULL;
     madvise(at, size, MADV_DONTDUMP);
     return at;
+}
+
+void *td__map_reading(int fd, size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    return at == MAP_FAILED ? NULL : at;
 }
 
 void *td__map_private(size_t size)
