@@ -269,8 +269,20 @@ static inline void rlock_release(void *lock)
     td_rlock_release(lock);
 }
 
-#define rlock_init tandem_init
+static void *shared_allocate(size_t size)
+{
+    void *memory = td_shared_alloc_aligned(64, size);
+    if (memory == NULL)
+        bench_fail("td_shared_alloc_aligned: %s", td_last_message());
+    return memset(memory, 0, size);
+}
+
+#define rlock_init            tandem_init
+#define tandem_shared_init    tandem_init
+#define tandem_shared_acquire tandem_acquire
+#define tandem_shared_release tandem_release
 LOCK_KIND(tandem, .threads = true)
+LOCK_KIND(tandem_shared, .allocate = shared_allocate, .give_back = td_shared_free, .threads = true, .processes = true)
 LOCK_KIND(rlock, .threads = true)
 
 /* --- limits ----------------------------------------------------------------------------------------------------- */
@@ -411,8 +423,9 @@ LOCK_KIND(nsync, .threads = true)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "td", tandem },     { "td-rlock", rlock },    { "store", store },         { "exchange", exchange },
-    { "pthread", plain }, { "adaptive", adaptive }, { "recursive", recursive }, { "robust", robust },
+    { "td", tandem },         { "td-shared", tandem_shared }, { "td-rlock", rlock },
+    { "store", store },       { "exchange", exchange },       { "pthread", plain },
+    { "adaptive", adaptive }, { "recursive", recursive },     { "robust", robust },
 #ifdef BENCH_GLIB
     { "gmutex", gmutex },
 #endif
@@ -429,6 +442,7 @@ static bench_row rows[] = {
     LOCK_ROW("store", BENCH_LIMIT, &peers, "limit: CAS + store; one thread alone doing the sections"),
     LOCK_ROW("exchange", BENCH_LIMIT, &peers, "limit: CAS + exchange; one thread alone doing the sections"),
     LOCK_ROW("td", BENCH_TANDEM, &tandem_server, "Tandem td_lock"),
+    LOCK_ROW("td-shared", BENCH_TANDEM, &tandem_server, "Tandem td_lock in the shared heap"),
     LOCK_ROW("td-rlock", BENCH_TANDEM, &tandem_server, "Tandem td_rlock"),
     LOCK_ROW("pthread", BENCH_PEER, &peers, "pthread_mutex"),
     LOCK_ROW("adaptive", BENCH_PEER, &peers, "pthread_mutex, adaptive"),
