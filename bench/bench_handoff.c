@@ -3,6 +3,7 @@
  * has gone to sleep meanwhile? */
 #include "common.h"
 #include "futex.h"
+#include "heap.h"
 
 #include <errno.h>
 #include <math.h>
@@ -30,6 +31,7 @@ typedef struct handoff_kind {
     void (*give)(void *game, int to, unsigned turn);
     void (*await)(void *game, int side, unsigned turn); /* until turn `turn` was given to `side` */
     bool spins;                                         /* and never sleeps: no 1 CPU, nobody asleep */
+    bool in_heap;                                       /* between processes: the shared heap */
 } handoff_kind;
 
 typedef struct match {
@@ -79,7 +81,7 @@ static void play(int side, void *argument)
 /* ns of a round trip, without the pauses. */
 static double round_trip(const handoff_kind *kind, bool processes, int cpus, int64_t pause_ns, long turns)
 {
-    match *m = bench_share(sizeof *m);
+    match *m = bench_allocate(processes && kind->in_heap, sizeof *m);
     m->kind = kind;
     m->turns = turns;
     m->pause_ns = pause_ns;
@@ -87,7 +89,7 @@ static double round_trip(const handoff_kind *kind, bool processes, int cpus, int
     kind->init(m->game, processes);
     bench_team_run(2, processes, play, m);
     double ns = (double)(m->end - m->begin) / (double)turns - 2 * (double)pause_ns;
-    bench_unshare(m, sizeof *m);
+    bench_give_back(processes && kind->in_heap, m, sizeof *m);
     return ns;
 }
 
@@ -161,28 +163,38 @@ static void futex_await(void *game, int side, unsigned turn)
 
 #define spin_init  words_init
 #define futex_init words_init
-HANDOFF(spin, true)
-HANDOFF(futex, false)
+HANDOFF(spin, .spins = true)
+HANDOFF(futex, .spins = false)
 HANDOFF_PROCESSES(spin)
 HANDOFF_PROCESSES(futex)
 
 /* --- pthread's condition, and the same with other libraries ----------------------------------------------------- */
 
-/* Signalled under the lock, as Python asks for; and after it was released, which some libraries do better with. */
-#define CONDITION(NAME, MUTEX, COND, LOCK, UNLOCK, WAIT, SIGNAL)     \
-    typedef struct NAME##_game {                                     \
-        MUTEX mutex;                                                 \
-        COND cond[2];                                                \
-        unsigned turn;                                               \
-    } NAME##_game;                                                   \
-    static void NAME##_give(void *game, int to, unsigned turn)       \
-    {                                                                \
-        NAME##_game *g = game;                                       \
-        LOCK(&g->mutex);                                             \
-        g->turn = turn;                                              \
-        SIGNAL(&g->cond[to]);                                        \
-        UNLOCK(&g->mutex);                                           \
-    }                                                                \
+/* Signalled under the lock, as Python asks for; CONDITION_AFTER: when it has been released, which some do better with.
+ */
+#define CONDITION(NAME, MUTEX, COND, LOCK, UNLOCK, WAIT, SIGNAL)  \
+    typedef struct NAME##_game {                                  \
+        MUTEX mutex;                                              \
+        COND cond[2];                                             \
+        unsigned turn;                                            \
+    } NAME##_game;                                                \
+    static void NAME##_give(void *game, int to, unsigned turn)    \
+    {                                                             \
+        NAME##_game *g = game;                                    \
+        LOCK(&g->mutex);                                          \
+        g->turn = turn;                                           \
+        SIGNAL(&g->cond[to]);                                     \
+        UNLOCK(&g->mutex);                                        \
+    }                                                             \
+    static void NAME##_await(void *game, int side, unsigned turn) \
+    {                                                             \
+        NAME##_game *g = game;                                    \
+        LOCK(&g->mutex);                                          \
+        while (g->turn != turn)                                   \
+            WAIT(&g->cond[side], &g->mutex);                      \
+        UNLOCK(&g->mutex);                                        \
+    }
+#define CONDITION_AFTER(NAME, LOCK, UNLOCK, SIGNAL)                  \
     static void NAME##_after_give(void *game, int to, unsigned turn) \
     {                                                                \
         NAME##_game *g = game;                                       \
@@ -190,18 +202,11 @@ HANDOFF_PROCESSES(futex)
         g->turn = turn;                                              \
         UNLOCK(&g->mutex);                                           \
         SIGNAL(&g->cond[to]);                                        \
-    }                                                                \
-    static void NAME##_await(void *game, int side, unsigned turn)    \
-    {                                                                \
-        NAME##_game *g = game;                                       \
-        LOCK(&g->mutex);                                             \
-        while (g->turn != turn)                                      \
-            WAIT(&g->cond[side], &g->mutex);                         \
-        UNLOCK(&g->mutex);                                           \
     }
 
 CONDITION(pcond, pthread_mutex_t, pthread_cond_t, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_wait,
           pthread_cond_signal)
+CONDITION_AFTER(pcond, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_signal)
 
 static void pcond_init(void *game, bool shared)
 {
@@ -217,27 +222,29 @@ static void pcond_init(void *game, bool shared)
 
 #define pcond_after_init  pcond_init
 #define pcond_after_await pcond_await
-HANDOFF(pcond, false)
-HANDOFF(pcond_after, false)
+HANDOFF(pcond, .spins = false)
+HANDOFF(pcond_after, .spins = false)
 HANDOFF_PROCESSES(pcond)
 HANDOFF_PROCESSES(pcond_after)
 
 #ifdef BENCH_GLIB
 CONDITION(gcond, GMutex, GCond, g_mutex_lock, g_mutex_unlock, g_cond_wait, g_cond_signal)
+CONDITION_AFTER(gcond, g_mutex_lock, g_mutex_unlock, g_cond_signal)
 #define gcond_init        words_init
 #define gcond_after_init  words_init
 #define gcond_after_await gcond_await
-HANDOFF(gcond, false)
-HANDOFF(gcond_after, false)
+HANDOFF(gcond, .spins = false)
+HANDOFF(gcond_after, .spins = false)
 #endif
 
 #ifdef BENCH_NSYNC
 CONDITION(ncv, nsync_mu, nsync_cv, nsync_mu_lock, nsync_mu_unlock, nsync_cv_wait, nsync_cv_signal)
+CONDITION_AFTER(ncv, nsync_mu_lock, nsync_mu_unlock, nsync_cv_signal)
 #define ncv_init        words_init
 #define ncv_after_init  words_init
 #define ncv_after_await ncv_await
-HANDOFF(ncv, false)
-HANDOFF(ncv_after, false)
+HANDOFF(ncv, .spins = false)
+HANDOFF(ncv_after, .spins = false)
 #endif
 
 /* --- semaphores ------------------------------------------------------------------------------------------------- */
@@ -269,7 +276,7 @@ static void psem_await(void *game, int side, unsigned turn)
             bench_fail("sem_wait: %s", strerror(errno));
 }
 
-HANDOFF(psem, false)
+HANDOFF(psem, .spins = false)
 HANDOFF_PROCESSES(psem)
 
 /* --- the driver ------------------------------------------------------------------------------------------------- */

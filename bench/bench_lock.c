@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What does a lock cost: alone, fought over by threads and by processes, and while one sleeps for it? */
 #include "common.h"
+#include "heap.h"
 
 #include <errno.h>
 #include <math.h>
@@ -43,8 +44,6 @@ typedef struct contest {
 
 /* A contender. The loops are compiled for each, so that a lock which can be inlined is inlined. */
 typedef struct lock_kind {
-    void *(*allocate)(size_t size); /* zeroed memory for the contest; NULL: bench_share, bench_unshare */
-    void (*give_back)(void *memory);
     void (*init)(void *lock, bool shared);
     void (*once)(contest *c); /* acquire and release */
     void (*uncontended)(contest *c, long n);
@@ -52,6 +51,7 @@ typedef struct lock_kind {
     void (*acquire)(void *lock);
     void (*release)(void *lock);
     bool threads, processes, one_alone;
+    bool in_heap; /* the shared heap */
 } lock_kind;
 
 typedef void lock_call(void *lock);
@@ -122,7 +122,7 @@ static void have_second_thread(void)
 
 static contest *new_contest(const lock_kind *kind, bool processes)
 {
-    contest *c = kind->allocate ? kind->allocate(sizeof *c) : bench_share(sizeof *c);
+    contest *c = bench_allocate(kind->in_heap, sizeof *c);
     c->kind = kind;
     c->processes = processes;
     kind->init(c->lock, processes);
@@ -131,10 +131,7 @@ static contest *new_contest(const lock_kind *kind, bool processes)
 
 static void end_contest(contest *c)
 {
-    if (c->kind->give_back)
-        c->kind->give_back(c);
-    else
-        bench_unshare(c, sizeof *c);
+    bench_give_back(c->kind->in_heap, c, sizeof *c);
 }
 
 static double uncontended(const lock_kind *kind, long n)
@@ -269,8 +266,12 @@ static inline void rlock_release(void *lock)
     td_rlock_release(lock);
 }
 
-#define rlock_init tandem_init
+#define rlock_init            tandem_init
+#define tandem_shared_init    tandem_init
+#define tandem_shared_acquire tandem_acquire
+#define tandem_shared_release tandem_release
 LOCK_KIND(tandem, .threads = true)
+LOCK_KIND(tandem_shared, .in_heap = true, .threads = true, .processes = true)
 LOCK_KIND(rlock, .threads = true)
 
 /* --- limits ----------------------------------------------------------------------------------------------------- */
@@ -411,8 +412,9 @@ LOCK_KIND(nsync, .threads = true)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "td", tandem },     { "td-rlock", rlock },    { "store", store },         { "exchange", exchange },
-    { "pthread", plain }, { "adaptive", adaptive }, { "recursive", recursive }, { "robust", robust },
+    { "td", tandem },         { "td-shared", tandem_shared }, { "td-rlock", rlock },
+    { "store", store },       { "exchange", exchange },       { "pthread", plain },
+    { "adaptive", adaptive }, { "recursive", recursive },     { "robust", robust },
 #ifdef BENCH_GLIB
     { "gmutex", gmutex },
 #endif
@@ -429,6 +431,7 @@ static bench_row rows[] = {
     LOCK_ROW("store", BENCH_LIMIT, &peers, "limit: CAS + store; one thread alone doing the sections"),
     LOCK_ROW("exchange", BENCH_LIMIT, &peers, "limit: CAS + exchange; one thread alone doing the sections"),
     LOCK_ROW("td", BENCH_TANDEM, &tandem_server, "Tandem td_lock"),
+    LOCK_ROW("td-shared", BENCH_TANDEM, &tandem_server, "Tandem td_lock in the shared heap"),
     LOCK_ROW("td-rlock", BENCH_TANDEM, &tandem_server, "Tandem td_rlock"),
     LOCK_ROW("pthread", BENCH_PEER, &peers, "pthread_mutex"),
     LOCK_ROW("adaptive", BENCH_PEER, &peers, "pthread_mutex, adaptive"),

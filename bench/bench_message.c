@@ -53,7 +53,7 @@ struct channel {
     size_t slots; /* for rings: as many as are customary for this size; a power of two */
     int fd[2][2]; /* by side: where it reads, where it writes */
     void *state;
-    void *own; /* of one process */
+    td_connection *connection[2];
 
     long n; /* messages, or round trips */
     int64_t pause_ns;
@@ -249,6 +249,42 @@ static size_t measure_messages(const message_kind *kind, long n, double *values)
     {                                                     \
         return measure_messages(&NAME##_kind, n, values); \
     }
+
+/* --- Tandem ----------------------------------------------------------------------------------------------------- */
+
+static void connection_open(channel *c)
+{
+    if (td_pipe_duplex(&c->connection[0], &c->connection[1]) < 0)
+        bench_fail("td_pipe_duplex: %s", td_last_message());
+}
+
+static void connection_close(channel *c)
+{
+    td_connection_free(c->connection[0]);
+    td_connection_free(c->connection[1]);
+}
+
+static void connection_send(channel *c, int side, const char *messages, size_t count)
+{
+    (void)count;
+    if (td_send(c->connection[side], messages, c->size) < 0)
+        bench_fail("td_send: %s", td_last_message());
+}
+
+static size_t connection_receive(channel *c, int side, char *messages, size_t most)
+{
+    (void)most;
+    if (td_recv_into(c->connection[side], messages, c->size, NULL) < 0)
+        bench_fail("td_recv_into: %s", td_last_message());
+    return 1;
+}
+
+static const message_kind connection_kind = { .open = connection_open,
+                                              .close = connection_close,
+                                              .send = connection_send,
+                                              .receive = connection_receive,
+                                              .many = true };
+MESSAGE_OP(connection)
 
 /* --- limits: bare rings in shared memory ------------------------------------------------------------------------ */
 
@@ -505,17 +541,23 @@ MESSAGE_OP(zmq)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "spin", spin }, { "futex", futex }, { "pipe", fifo }, { "stream", stream }, { "seqpacket", seqpacket },
+    { "td-connection", connection },
+    { "spin", spin },
+    { "futex", futex },
+    { "pipe", fifo },
+    { "stream", stream },
+    { "seqpacket", seqpacket },
 #ifdef BENCH_ZMQ
     { "zmq", zmq },
 #endif
 };
 
-static bench_server peers, python;
+static bench_server tandem_server, peers, python;
 
 static bench_row rows[] = {
     BENCH_ROW("spin", BENCH_LIMIT, &peers, "spin", 2000000, 500000, "limit: ring, spinning"),
     BENCH_ROW("futex", BENCH_LIMIT, &peers, "futex", 1000000, 300000, "limit: ring, 2000 pauses, then a futex"),
+    BENCH_ROW("td-connection", BENCH_TANDEM, &tandem_server, "td-connection", 100000, 30000, "Tandem connection"),
     BENCH_ROW("pipe", BENCH_PEER, &peers, "pipe", 150000, 30000, "pipe"),
     BENCH_ROW("stream", BENCH_PEER, &peers, "stream", 100000, 30000, "socketpair, stream"),
     BENCH_ROW("seqpacket", BENCH_PEER, &peers, "seqpacket", 100000, 30000, "socketpair, seqpacket"),
@@ -548,6 +590,7 @@ int main(int argc, char **argv)
     td_init();
     if (bench_option(argc, argv, "--serve"))
         return bench_serve(ops, sizeof ops / sizeof *ops);
+    tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
     bench_python_rows(&python, "peers_message.py", rows, sizeof rows / sizeof *rows);
     bench b = {

@@ -42,6 +42,7 @@ struct transfer {
     char *sink;   /* likewise */
     char *shared; /* `size` bytes that both see, pages present */
     int fd[2];
+    td_connection *connection[2];
     pid_t giver;
     _Atomic uint32_t there, done; /* futexes: the number of the payload */
     double ms[TRANSFERS_MAX];
@@ -148,6 +149,39 @@ static size_t measure_payload(const payload_kind *kind, long n, double *values)
     {                                                    \
         return measure_payload(&NAME##_kind, n, values); \
     }
+
+/* --- Tandem ----------------------------------------------------------------------------------------------------- */
+
+static void connection_open(transfer *t)
+{
+    if (td_pipe(&t->connection[1], &t->connection[0]) < 0)
+        bench_fail("td_pipe: %s", td_last_message());
+}
+
+static void connection_close(transfer *t)
+{
+    td_connection_free(t->connection[0]);
+    td_connection_free(t->connection[1]);
+}
+
+static void connection_give(transfer *t)
+{
+    if (td_send(t->connection[0], t->source, t->size) < 0)
+        bench_fail("td_send: %s", td_last_message());
+}
+
+static const char *connection_take(transfer *t)
+{
+    size_t size;
+    if (td_recv_into(t->connection[1], t->sink, t->size, &size) < 0 || size != t->size)
+        bench_fail("td_recv_into: %s", td_last_message());
+    return t->sink;
+}
+
+static const payload_kind connection_kind = {
+    .open = connection_open, .close = connection_close, .give = connection_give, .take = connection_take
+};
+PAYLOAD_OP(connection)
 
 /* --- limits ----------------------------------------------------------------------------------------------------- */
 
@@ -283,11 +317,18 @@ PAYLOAD_OP(stream)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "memcpy", one_copy }, { "handover", handover }, { "copy-in", copy_in }, { "copy-both", copy_both },
-    { "readv", vm_readv },  { "pipe", fifo },         { "pipe-wide", wide },  { "socket", stream },
+    { "td-connection", connection },
+    { "memcpy", one_copy },
+    { "handover", handover },
+    { "copy-in", copy_in },
+    { "copy-both", copy_both },
+    { "readv", vm_readv },
+    { "pipe", fifo },
+    { "pipe-wide", wide },
+    { "socket", stream },
 };
 
-static bench_server peers, python;
+static bench_server tandem_server, peers, python;
 
 #define ROW(id, kind, server, op, name) BENCH_ROW(id, kind, server, op, 5, 3, name)
 
@@ -296,6 +337,7 @@ static bench_row rows[] = {
     ROW("handover", BENCH_LIMIT, &peers, "handover", "limit: in shared memory already, a futex to tell and one back"),
     ROW("copy-in", BENCH_LIMIT, &peers, "copy-in", "limit: shared memory, copied in"),
     ROW("copy-both", BENCH_LIMIT, &peers, "copy-both", "limit: shared memory, copied in, then out"),
+    ROW("td-connection", BENCH_TANDEM, &tandem_server, "td-connection", "Tandem connection"),
     ROW("readv", BENCH_PEER, &peers, "readv", "process_vm_readv"),
     ROW("pipe", BENCH_PEER, &peers, "pipe", "pipe"),
     ROW("pipe-wide", BENCH_PEER, &peers, "pipe-wide", "pipe of 1 MiB"),
@@ -321,6 +363,7 @@ int main(int argc, char **argv)
     td_init();
     if (bench_option(argc, argv, "--serve"))
         return bench_serve(ops, sizeof ops / sizeof *ops);
+    tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
     bench_python_rows(&python, "peers_message.py", rows, sizeof rows / sizeof *rows);
     bench b = {
