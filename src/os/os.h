@@ -162,7 +162,7 @@ void td__signals_drop(void);        /* those that are blocked and pending */
  * like. */
 void td__signals_ignore_terminal(void);
 void td__signal_ignore(int number, bool ignore); /* else the default */
-int td__signal_fd_child(void); /* readable when a child has ended; SIGCHLD must be blocked */
+int td__signal_fd_child(void);                   /* readable when a child has ended; SIGCHLD must be blocked */
 void td__signal_fd_clear(int fd);
 const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 

@@ -74,7 +74,7 @@ void td__signals_drop(void)
 
 void td__signals_ignore_terminal(void)
 {
-    static const int numbers[] = { SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
+    static const int numbers[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
                                    SIGPIPE, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2 };
     for (size_t i = 0; i < TD__COUNT(numbers); i++)
         td__signal_ignore(numbers[i], true);
