@@ -68,6 +68,15 @@ void td__step_point(void); /* os/linux/fault.c: tests kill here */
 
 #define TD__COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
+/* Copies a string, cut to what fits. Nothing of the libc, for worker processes: see os/linux/raw.h. */
+static inline void td__copy_string(char *to, size_t size, const char *from)
+{
+    size_t i = 0;
+    for (; i + 1 < size && from[i]; i++)
+        to[i] = from[i];
+    to[i] = 0;
+}
+
 /* snprintf that cannot fail: cuts, always ends with NUL. Returns the length written. */
 size_t td__format(char *to, size_t size, const char *format, ...) TD_PRINTF(3, 4);
 

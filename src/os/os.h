@@ -182,11 +182,11 @@ void td__signals_clear(void); /* unblock all */
 void td__signals_reset(uint64_t ignored);
 uint64_t td__signals_ignored(void); /* those ignored now */
 void td__signals_drop(void);        /* those that are blocked and pending */
-/* For the spawner, which lives through Ctrl-C, Ctrl-Z and the like: some signals are ignored there. And back, in a
- * child of it, to the dispositions that td__signals_reset would give: cheaper, since all others are so already. */
+/* For the spawner while it runs the program's code, which may unblock them: it lives through Ctrl-C, Ctrl-Z and the
+ * like. */
 void td__signals_ignore_terminal(void);
-void td__signals_unignore_terminal(uint64_t ignored);
-int td__signal_fd_child(void); /* readable when a child has ended; SIGCHLD must be blocked */
+void td__signal_ignore(int number, bool ignore); /* else the default */
+int td__signal_fd_child(void);                   /* readable when a child has ended; SIGCHLD must be blocked */
 void td__signal_fd_clear(int fd);
 const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
@@ -216,6 +216,13 @@ bool td__die_with_parent(pid_t parent);
  * that must stay open for it. Needs /proc. Does not return if that has happened already.
  */
 int td__follow(int pipe_end);
+
+/* The same in steps, for many children of one process: a directory of that process's descriptors, which costs less to
+ * open from than their own, which is made anew for each; a descriptor out of it (-1: of the caller's own), opened anew;
+ * and following that: it is closed on failure, and -1 is passed on. */
+int td__descriptors(void);
+int td__reopen(int directory, int fd);
+int td__follow_opened(int own);
 
 /* Looks for an ended child without reaping it: 1 found, 0 none has ended, -1 there are no children. */
 int td__child_ended(td__death *death);

@@ -172,7 +172,8 @@ static uint16_t kept_index;
 void td__party_before_fork(void)
 {
     td__party *me = td__me;
-    kept_count = 0;
+    if (kept_count != 0) /* a spawner, which forks often, has none: no page is written here, nor below in its child */
+        kept_count = 0;
     if (!me)
         return;
     kept_index = me->index;
@@ -183,7 +184,8 @@ void td__party_before_fork(void)
 
 void td__party_moved(void)
 {
-    td__me = NULL;
+    if (td__me)
+        td__me = NULL;
     if (kept_count == 0)
         return;
     td__party *me = td__party_make();
@@ -200,7 +202,9 @@ void td__party_moved(void)
 void td__party_after_fork(bool by_spawner)
 {
     td__region *region = td__the_region;
-    stray = !by_spawner && td__shared_size != 0;
+    bool is_stray = !by_spawner && td__shared_size != 0;
+    if (stray != is_stray)
+        stray = is_stray;
     if (region && td__shared_size == 0) {
         /* A copy of the parent's, of our own: its other threads are not there. */
         uint32_t top = td__load_relaxed(&region->party_top);

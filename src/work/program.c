@@ -57,13 +57,6 @@ static void set_stand_in(td_worker *worker, char *name, td_worker_kind kind, boo
     worker->name = name;
 }
 
-static void set_name(char to[TD_NAME_MAX], const char *name)
-{
-    size_t length = strnlen(name, TD_NAME_MAX - 1);
-    memcpy(to, name, length);
-    to[length] = 0;
-}
-
 bool td__is_kept(const td_worker *worker)
 {
     return worker == &main_place || worker == &parent_place;
@@ -79,7 +72,7 @@ td_worker *td_main(void)
     td__program_ready();
     td__lock_acquire(&main_lock);
     if (!main_worker) {
-        set_name(main_name, "MainThread");
+        td__copy_string(main_name, sizeof main_name, "MainThread");
         set_stand_in(&main_place, main_name, TD_THREAD, false, td__the.pid);
         main_worker = &main_place;
     }
@@ -115,8 +108,8 @@ td_worker *td_parent(void)
 /* One thread, at a process's beginning. */
 void td__main_reset(const char *name, bool daemon, const char *parents_name, pid_t parent_pid)
 {
-    set_name(main_name, name);
-    set_name(parent_name, parents_name);
+    td__copy_string(main_name, sizeof main_name, name);
+    td__copy_string(parent_name, sizeof parent_name, parents_name);
     set_stand_in(&main_place, main_name, TD_PROCESS, daemon, td__the.pid);
     set_stand_in(&parent_place, parent_name, TD_PROCESS, false, parent_pid);
     main_worker = &main_place;
@@ -305,7 +298,6 @@ int td__program_end_worker(void)
     join_all();
     end_daemons();
     td__registry_tell_all();
-    errno = 0;
     int error = fflush(NULL) == 0 ? 0 : errno;
     return error == EBADF ? 0 : error; /* a standard stream that is closed has lost nothing of ours */
 }

@@ -29,8 +29,13 @@ static struct {
     int file, control, peer, main_fd, child_fd; /* peer: the end of control that workers send on */
     uint32_t spares;                            /* a copy: others can write to the segment */
     int life[2];                                /* a pipe that we alone can write to: workers follow it */
+    int directory;                              /* of our descriptors, for workers to open `life` by; -1: none */
+    int followed;                               /* the program's life pipe */
     int lanes[TD__SPARES_MAX];
     int lane_slot[TD__SPARES_MAX]; /* the slot whose process reads the lane, or -1 */
+    int ours[TD__SPARES_MAX + 8];  /* of the above, those that no worker keeps but for its lane, in order */
+    size_t our_count;
+    uint64_t born_ignored; /* a copy as well */
     pid_t pid;
     uint32_t live;
     bool retiring, quitting;
@@ -82,25 +87,36 @@ static void kill_all(void)
 
 /* --- children ---------------------------------------------------------------------------------------------- */
 
+/* Their numbers follow each other, mostly: a call or two close them all. */
+static void close_ours(int keep)
+{
+    for (size_t i = 0, end; i < spawner.our_count; i = end) {
+        int first = spawner.ours[i];
+        for (end = i + 1; end < spawner.our_count && first != keep; end++)
+            if (spawner.ours[end] != spawner.ours[end - 1] + 1 || spawner.ours[end] == keep)
+                break;
+        if (first != keep)
+            td__close_range(first, spawner.ours[end - 1]);
+    }
+}
+
 /* What every child does first: it dies with the spawner, has the program's signals and none of our descriptors but
- * `file`, the way to ask for workers, and `keep`. */
+ * `file`, the way to ask for workers, and `keep`. All signals stay blocked. */
 static void become_worker(uint32_t index, int keep)
 {
     /* Both: the first needs nothing, but ends with a change of user; the second does not. */
-    td__close(spawner.life[1]);
-    if (!td__die_with_parent(spawner.pid))
+    bool alive = td__die_with_parent(spawner.pid);
+    int own = td__reopen(spawner.directory, spawner.life[0]);
+    if (own < 0 && spawner.directory >= 0) /* not readable by us: .prepare has changed the user, or the like */
+        own = td__reopen(-1, spawner.life[0]);
+    close_ours(keep);
+    td__follow_opened(own); /* after that: nobody but the spawner must hold the pipe's other end */
+    if (!alive)
         td__exit_now(1);
-    td__follow(spawner.life[0]);
-    td__close(spawner.life[0]);
-    td__signals_unignore_terminal(spawner.segment->born_ignored);
+    if (spawner.born_ignored & TD__SIGNAL_BIT(SIGCHLD))
+        td__signal_ignore(SIGCHLD, true);
     td__slot *slot = td__slot_at(spawner.segment, index);
     td__store_release(&slot->pid, (uint32_t)td__the.pid);
-    td__close(spawner.control);
-    td__close(spawner.main_fd);
-    td__close(spawner.child_fd);
-    for (uint32_t lane = 0; lane < spawner.spares; lane++)
-        if (spawner.lanes[lane] != keep)
-            td__close(spawner.lanes[lane]);
 }
 
 static bool other_spares(uint32_t lane)
@@ -381,12 +397,21 @@ static int move_high(int fd, int base)
     return high;
 }
 
+/* Above the lowest ones, which are the workers'; below 64, so that a process's table of them is not a block of its own,
+ * to be copied and freed with each worker. */
 static int descriptor_base(void)
 {
     td__limit limits[TD__LIMITS];
     td__limits_get(limits);
-    uint64_t top = limits[TD__LIMIT_NOFILE].soft < 1024 ? limits[TD__LIMIT_NOFILE].soft : 1024;
-    return top > 48 ? (int)top - 32 : 3;
+    return limits[TD__LIMIT_NOFILE].soft >= 64 ? 64 - 20 - 2 : 3;
+}
+
+static void add_ours(int fd)
+{
+    size_t at = spawner.our_count++;
+    for (; at > 0 && spawner.ours[at - 1] > fd; at--)
+        spawner.ours[at] = spawner.ours[at - 1];
+    spawner.ours[at] = fd;
 }
 
 static void announce(uint32_t what, int code, const int *fds, size_t count)
@@ -434,6 +459,7 @@ void td__spawner_role(void)
     td__fault_move(segment->faults, false);
     spawner.segment = segment;
     spawner.spares = segment->spares;
+    spawner.born_ignored = segment->born_ignored;
     td__the.file_size = size;
     spawner.pid = td__getpid();
     spawner.table = td__map_uncopied(TABLE * sizeof *spawner.table);
@@ -461,19 +487,31 @@ void td__spawner_role(void)
     td__close(7);
     if (followed < 0 || td__pipe(spawner.life) < 0)
         td__exit_now(1);
-    move_high(followed, base);
+    spawner.followed = move_high(followed, base);
     spawner.life[0] = move_high(spawner.life[0], base);
     spawner.life[1] = move_high(spawner.life[1], base);
     td__thread_name("tandem-spawner");
     announce(TD__HELLO, 0, NULL, 0);
     int code = td__the.options.prepare ? td__the.options.prepare() : 0;
-    td__signals_reset(segment->born_ignored); /* whatever .prepare did */
-    td__signals_ignore_terminal();
+    /* Whatever .prepare did. Blocked, no signal ends us; and our children need to change no dispositions. Ignored,
+     * SIGCHLD would let them vanish before we have seen how they ended. */
+    td__signals_block(&ignore);
+    td__signals_reset(spawner.born_ignored & ~TD__SIGNAL_BIT(SIGCHLD));
     fflush(NULL); /* what .prepare printed would else come out of every worker */
     td__dup_to(0, 2);
     td__chdir_root();
     publish();
     td__spawner_inherit(segment, spawner.file, spawner.peer);
+    td__identity_forget(); /* its files would be in each worker's way */
+    spawner.directory = td__descriptors();
+    if (spawner.directory >= 0)
+        spawner.directory = move_high(spawner.directory, base);
+    const int kept[] = { spawner.control, spawner.main_fd, spawner.child_fd, spawner.followed,
+                         spawner.life[0], spawner.life[1], spawner.directory };
+    for (size_t i = 0; i < TD__COUNT(kept); i++)
+        if (kept[i] >= 0)
+            add_ours(kept[i]);
+    td__task_prepare();
     int starters[TD__SPARES_MAX];
     for (uint32_t lane = 0; lane < spawner.spares; lane++) {
         int pair[2];
@@ -482,6 +520,7 @@ void td__spawner_role(void)
         starters[lane] = pair[0];
         spawner.lanes[lane] = move_high(pair[1], base);
         spawner.lane_slot[lane] = -1;
+        add_ours(spawner.lanes[lane]);
     }
     announce(TD__READY, code, starters, spawner.spares);
     for (uint32_t lane = 0; lane < spawner.spares; lane++)

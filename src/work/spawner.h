@@ -68,6 +68,10 @@ void td__spawner_lost(td__spawner *spawner);
 /* Called by td_init: if this process was started as a spawner, takes that role and does not return. */
 void td__spawner_role(void);
 
+/* In the spawner, before its first worker: makes what all of them would make, and has the dynamic linker find what they
+ * call. */
+void td__task_prepare(void);
+
 /* In a worker process that has no work yet: makes all preparations that need none, and touches what will be needed. */
 void td__task_rehearse(td__segment *segment, int file, uint32_t index);
 

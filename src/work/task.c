@@ -88,6 +88,16 @@ static void take_limits(task *task, const td__limit now[TD__LIMITS], const td__l
     }
 }
 
+/* memcmp() without the libc: see td__copy_string. */
+static bool is_same(const void *one, const void *other, size_t size)
+{
+    const unsigned char *a = one, *b = other;
+    size_t i = 0;
+    while (i < size && a[i] == b[i])
+        i++;
+    return i == size;
+}
+
 /* What the starter found out while we made the other preparations; only what differs from the spawner's is set. */
 static void take_circumstances(task *task)
 {
@@ -98,7 +108,7 @@ static void take_circumstances(task *task)
         td__umask_set(wanted->umask);
     if (wanted->affinity_size > 0 && wanted->affinity_size <= sizeof wanted->affinity &&
         (wanted->affinity_size != now->affinity_size ||
-         memcmp(wanted->affinity, now->affinity, wanted->affinity_size) != 0) &&
+         !is_same(wanted->affinity, now->affinity, wanted->affinity_size)) &&
         td__affinity_set(wanted->affinity, wanted->affinity_size) < 0)
         cannot(task, TD_EACCESS, "sched_setaffinity", errno);
     if (wanted->nice != now->nice && td__nice_set(wanted->nice) < 0)
@@ -109,7 +119,7 @@ static void take_circumstances(task *task)
         now->capabilities.permitted; /* the exec may have given more than the starter has; never what it lacks */
     rights.effective &= rights.permitted;
     rights.inheritable &= now->capabilities.inheritable | now->capabilities.permitted;
-    if (memcmp(&now->capabilities, &rights, sizeof rights) != 0 && td__capabilities_set(&rights) < 0)
+    if (!is_same(&now->capabilities, &rights, sizeof rights) && td__capabilities_set(&rights) < 0)
         cannot(task, TD_EACCESS, "capset", errno);
 }
 
@@ -177,20 +187,34 @@ static td_target *find_target(task *task)
 static task the_task; /* one a process; off the stack, which deep targets may need */
 static td_call the_call;
 
+static int nothing(td_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+void td__task_prepare(void)
+{
+    int code;
+    _Atomic uint32_t cancel = 0;
+    td__call_prepare(&the_call, NULL, 0, TD_KIND_NONE, "", &cancel);
+    td__call_run(&the_call, nothing, &code);
+    td__program_end_worker();
+    td__program_guard_exit(); /* nothing can be registered after it and before a target: .prepare has run */
+}
+
 /* A page that is written here for the first time in this process costs a microsecond or two: a spare pays them before
  * it has work. So this writes what td__task_run will write, and calls what it will call where that does no harm. */
 void td__task_rehearse(td__segment *segment, int file, uint32_t index)
 {
     td__slot *slot = td__slot_at(segment, index);
     the_task = (task){ .segment = segment, .file = file, .index = index, .slot = slot };
-    the_call = (td_call){ .arg = NULL };
+    the_call.message[0] = 0;
     td__the.role = TD__ROLE_WORKER;
     td__the.segment = segment;
     td__the.slot = slot;
     td__the.slot_index = index;
     td__main_reset("", false, "", 0);
-    td__program_guard_exit();
-    td__signals_drop();
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
     memset(slot->result_data, 0, 1);
 }

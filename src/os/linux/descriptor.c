@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Descriptors, messages that carry them, and waiting for several. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -26,10 +27,8 @@ int td__above_streams(int fd)
 
 void td__close(int fd)
 {
-    int kept = errno;
     if (fd >= 0)
-        close(fd);
-    errno = kept;
+        td__raw1(SYS_close, fd);
 }
 
 int td__dup_from(int fd, int from)
@@ -41,17 +40,19 @@ int td__dup_from(int fd, int from)
 
 int td__dup_to(int fd, int to)
 {
-    int r;
+    long r;
+    if (fd == to)
+        return (int)td__result(td__raw3(SYS_fcntl, fd, F_SETFD, 0)) < 0 ? -1 : to;
     do
-        r = dup2(fd, to);
-    while (r < 0 && (errno == EINTR || errno == EBUSY));
-    return r;
+        r = td__raw3(SYS_dup3, fd, to, 0);
+    while (r == -EINTR || r == -EBUSY);
+    return (int)td__result(r);
 }
 
 void td__close_range(int first, int last)
 {
     unsigned end = last < 0 ? ~0u : (unsigned)last;
-    if ((unsigned)first > end || syscall(SYS_close_range, (unsigned)first, end, 0) == 0)
+    if ((unsigned)first > end || td__raw3(SYS_close_range, (unsigned)first, end, 0) == 0)
         return;
     struct rlimit limit; /* before Linux 5.9, or refused */
     int top = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 65536 ? (int)limit.rlim_cur : 65536;
@@ -97,7 +98,7 @@ int td__open_path(const char *path)
 
 int td__chdir_fd(int fd)
 {
-    return fchdir(fd);
+    return (int)td__result(td__raw1(SYS_fchdir, fd));
 }
 
 void td__chdir_root(void)
@@ -205,11 +206,9 @@ int td__send_parts(int socket, const struct iovec *parts, size_t count, const in
         memcpy(CMSG_DATA(header), fds, sizeof(int) * fd_count);
     }
     for (;;) {
-        ssize_t n = sendmsg(socket, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
-        if (n >= 0)
-            return 0;
-        if (errno != EINTR)
-            return -1;
+        long n = td__raw3(SYS_sendmsg, socket, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+        if (n != -EINTR)
+            return td__result(n) < 0 ? -1 : 0;
     }
 }
 
@@ -234,12 +233,12 @@ ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, i
                               .msg_iovlen = count,
                               .msg_control = &control };
     message.msg_controllen = sizeof control;
-    ssize_t n;
+    long n;
     do
-        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_TRUNC | (wait ? 0 : MSG_DONTWAIT));
-    while (n < 0 && errno == EINTR);
+        n = td__raw3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC | MSG_TRUNC | (wait ? 0 : MSG_DONTWAIT));
+    while (n == -EINTR);
     if (n < 0)
-        return -1;
+        return (ssize_t)td__result(n);
     size_t got = 0;
     bool missing = (message.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
@@ -342,22 +341,35 @@ int td__wait_ready(int fd, bool writing, int64_t deadline)
     return n;
 }
 
-int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline)
+static int poll_with(struct pollfd *polled, const int *fds, bool *ready, size_t count, int64_t deadline)
+{
+    for (size_t i = 0; i < count; i++)
+        polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+    for (;;) {
+        struct timespec left;
+        long n = td__raw5(SYS_ppoll, polled, count, left_until(deadline, &left), NULL, 0);
+        if (n == -EINTR)
+            continue;
+        for (size_t i = 0; i < count; i++)
+            ready[i] = n > 0 && polled[i].revents != 0;
+        return (int)td__result(n);
+    }
+}
+
+static __attribute__((noinline)) int poll_many(const int *fds, bool *ready, size_t count, int64_t deadline)
 {
     struct pollfd polled[TD__POLL_MAX];
     if (count > TD__COUNT(polled)) {
         errno = EINVAL;
         return -1;
     }
-    for (size_t i = 0; i < count; i++)
-        polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
-    for (;;) {
-        struct timespec left;
-        int n = ppoll(polled, count, left_until(deadline, &left), NULL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        for (size_t i = 0; i < count; i++)
-            ready[i] = n > 0 && polled[i].revents != 0;
-        return n;
-    }
+    return poll_with(polled, fds, ready, count, deadline);
+}
+
+int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline)
+{
+    struct pollfd polled[8]; /* a spawner touches no more of its stack than it must: a fork makes it anew each time */
+    if (count > TD__COUNT(polled))
+        return poll_many(fds, ready, count, deadline);
+    return poll_with(polled, fds, ready, count, deadline);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Threads, by the libc's pthread_create: it owns stacks and thread-local data. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <errno.h>
 #include <linux/membarrier.h>
@@ -48,7 +49,7 @@ int td__thread_join(pthread_t thread)
 
 void td__thread_name(const char *name)
 {
-    prctl(PR_SET_NAME, name);
+    td__raw2(SYS_prctl, PR_SET_NAME, name);
 }
 
 /* The number is in the libc's record of the thread, and the libc builds the thread's CPU clock from it, in the form
