@@ -111,10 +111,10 @@ TD_API bool td_is_alive(const td_worker *worker);
 
 /*
  * Ask a worker to stop. For a process: SIGTERM, SIGKILL, SIGINT. For a thread, terminate and interrupt set the flag
- * that td_cancelled() reads, and kill is refused (TD_EUNSUPPORTED): no thread can be stopped safely from outside.
- * For a process, terminate and interrupt set that flag as well. 0 if it has ended already. A process that dies of a
- * signal sent here has the outcome TD_CANCELLED. Do not wait. Errors: TD_ESTATE (never started), TD_EFORKED.
- * Python: terminate(), kill(), interrupt().
+ * that td_cancelled() reads and fire what td_call_cancel() gives to waits, and kill is refused (TD_EUNSUPPORTED): no
+ * thread can be stopped safely from outside. For a process, terminate and interrupt do that as well. 0 if it has ended
+ * already. A process that dies of a signal sent here has the outcome TD_CANCELLED. Do not wait. Errors: TD_ESTATE
+ * (never started), TD_EFORKED. Python: terminate(), kill(), interrupt().
  */
 TD_API int td_terminate(td_worker *worker);
 TD_API int td_kill(td_worker *worker);

@@ -354,6 +354,15 @@ bool td__parties_repair(void)
     return all;
 }
 
+void td__parties_poke(pid_t pid)
+{
+    td__region *region = td__the_region;
+    uint32_t top = region && td__shared_size ? td__load_seq_cst(&region->party_top) : 0;
+    for (uint32_t i = 1; i < top && i < region->parties; i++)
+        if ((uint32_t)td__load_relaxed(td__party_entry(i)) == (uint32_t)pid)
+            td__party_poke(td__party_at(i));
+}
+
 bool td__parties_of(pid_t pid)
 {
     td__region *region = td__the_region;

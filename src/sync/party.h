@@ -181,5 +181,6 @@ void td__party_moved(void);
 
 /* Makes a party that waits look at its surroundings. */
 void td__party_poke(td__party *party);
+void td__parties_poke(pid_t pid); /* those of a process */
 
 #endif

@@ -152,6 +152,11 @@ bool td__region_attach(int file)
     return region != NULL;
 }
 
+void td__region_unlock_in_child(void)
+{
+    lock = (td__lock){ 0 };
+}
+
 int td__region_populate(void *at, size_t size)
 {
     uintptr_t page = td__page_size(), from = (uintptr_t)at & ~(page - 1);

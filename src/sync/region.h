@@ -62,6 +62,9 @@ bool td__region_attach(int file);
 /* The region of this process, made private if there is none yet; NULL: no memory. */
 td__region *td__region_get(void);
 
+/* In a forked child: another thread of the parent may have been making it. */
+void td__region_unlock_in_child(void);
+
 /* Makes sure that these bytes have pages. -1 with errno: there is no memory for them. */
 int td__region_populate(void *at, size_t size);
 

@@ -55,6 +55,12 @@ void td__party_poke(td__party *party)
         td__futex_wake(&party->wake, 1, asleep == 2);
 }
 
+/* Who fires it may be in another process: it is in shared memory, or it is that of a worker's call. */
+static bool is_wide(const td_cancel *cancel)
+{
+    return cancel && td__shared_size != 0;
+}
+
 static void cancel_begins(td__party *me, const td_cancel *cancel)
 {
     if (cancel)
@@ -76,7 +82,7 @@ static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool s
         ;
     if (td__load_acquire(&me->granted))
         return 0;
-    shared |= td__is_shared(cancel); /* who fires that may be in another process */
+    shared |= is_wide(cancel);
     cancel_begins(me, cancel);
     td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
     for (;;) {
@@ -145,7 +151,8 @@ int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_
                      const td_cancel *cancel)
 {
     bool shared = td__is_shared(latch);
-    td__store_relaxed(&me->granted, 0); /* and so it is if we die before we are linked: of an earlier wait it was taken */
+    td__store_relaxed(&me->granted,
+                      0); /* and so it is if we die before we are linked: of an earlier wait it was taken */
     me->list_kind = kind;
     td__program_order();
     me->list_latch = latch; /* named before it is linked */
@@ -172,7 +179,7 @@ static int wait_both(td__party *me, const _Atomic uint32_t *word, uint32_t expec
                      const td_cancel *cancel, bool shared)
 {
     int r = 0;
-    bool wide = shared || td__is_shared(cancel); /* who fires it may be in another process */
+    bool wide = shared || is_wide(cancel);
     cancel_begins(me, cancel);
     td__exchange_seq_cst(&me->asleep, wide ? 2 : 1);
     uint32_t wake = td__load_seq_cst(&me->wake);

@@ -119,6 +119,12 @@ bool td_cancelled(const td_call *call)
     return td__load_relaxed(call->cancel) != 0;
 }
 
+/* The flag is one: fired from this process by td_cancel_fire, from the starter's by td__parties_poke. */
+td_cancel *td_call_cancel(const td_call *call)
+{
+    return call ? (td_cancel *)(uintptr_t)call->cancel : NULL;
+}
+
 td_connection *td_call_connection(td_call *call, size_t index)
 {
     if (index < call->connection_count)

@@ -6,6 +6,7 @@
  * the slot is then released, unless threads still sleep on it ("pins"): the last of them releases it. All under the
  * handle's lock, except the sleep itself.
  */
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/module.h"
 #include "work/worker.h"
@@ -512,7 +513,9 @@ int td__process_signal(td_worker *worker, int signal)
     if (td__load_relaxed(&worker->phase) != TD__COLLECTED && worker->slot) {
         td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
         if (signal != SIGKILL) {
-            td__store_relaxed(&worker->slot->cancel, 1);
+            /* Sequentially consistent, with waits that are given it: they see it set, or are poked. */
+            td__exchange_seq_cst(&worker->slot->cancel, 1);
+            td__parties_poke((pid_t)td__load_relaxed(&worker->pid));
             td__store_relaxed(&worker->slot->signal, (uint32_t)signal); /* see take_signals in task.c */
         }
         int fd = pid_fd_of(worker);

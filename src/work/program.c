@@ -348,6 +348,7 @@ int td_init_with(const td_init_options *options)
         given.spares = 2;
     td__the.options = given;
     td__the.born_ignored = td__signals_ignored();
+    td__the.pid = td__getpid();
     is_main_thread = true;
     td__program_ready();
     td__the.initialized = true;

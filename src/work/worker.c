@@ -422,7 +422,7 @@ static int stop(td_worker *worker, const char *call, int signal)
         return td__fail(TD_EUNSUPPORTED, "%s: a thread cannot be killed; td_terminate asks worker '%s' to stop", call,
                         worker->name);
     td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
-    td__store_relaxed(&worker->cancel, 1);
+    td_cancel_fire((td_cancel *)(void *)&worker->cancel);
     return 0;
 }
 
