@@ -111,6 +111,8 @@ void td__close(int fd);        /* negative: nothing */
 int td__dup_from(int fd, int from);
 int td__dup_to(int fd, int to);            /* without close-on-exec */
 void td__close_range(int first, int last); /* last -1: all above */
+/* All but `but`; those whose numbers follow each other by one call. */
+void td__close_many(const int *fds, size_t count, int but);
 int td__event_fd(unsigned initial);
 void td__event_fd_signal(int fd);
 void td__event_fd_clear(int fd);

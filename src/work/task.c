@@ -57,8 +57,7 @@ static void take_streams(task *task, const td__message *message, const int *fds,
         cannot(task, TD_EDESCRIPTOR, "its streams did not arrive", EMFILE);
     if (message->streams & 8 && td__chdir_fd(fds[next]) < 0)
         cannot(task, TD_ESYSTEM, "fchdir", errno);
-    for (size_t i = 0; i < count; i++)
-        td__close(fds[i]);
+    td__close_many(fds, count, -1);
 }
 
 static void take_limits(task *task, const td__limit now[TD__LIMITS], const td__limit limits[TD__LIMITS])
