@@ -146,6 +146,8 @@ ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_co
 #define TD__POLL_MAX 1024
 int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline);
 
+int td__flush_all(void); /* all of stdio's output; 0 or an error number */
+
 /* --- signals ----------------------------------------------------------------------------------------------- */
 
 void td__signals_block(sigset_t *before);       /* all of them, of this thread */

@@ -228,7 +228,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     td_state state = td__call_run(&the_call, target, &code);
     if (td__the.epoch != epoch) {
         /* The target forked, and this is the child: the outcome is its parent's to publish. */
-        fflush(NULL);
+        td__flush_all();
         td__exit_now(td__exitcode_of(code));
     }
     td__publish(slot, state, code, the_call.message, &the_call, room, &the_task);
