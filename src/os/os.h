@@ -116,6 +116,8 @@ void td__close(int fd);        /* negative: nothing */
 int td__dup_from(int fd, int from);
 int td__dup_to(int fd, int to);            /* without close-on-exec */
 void td__close_range(int first, int last); /* last -1: all above */
+/* All but `but`; those whose numbers follow each other by one call. */
+void td__close_many(const int *fds, size_t count, int but);
 int td__event_fd(unsigned initial);
 void td__event_fd_signal(int fd);
 void td__event_fd_clear(int fd);
@@ -167,6 +169,8 @@ int td__wait_ready(int fd, bool writing, int64_t deadline);
  * ready ones, 0 at the deadline. */
 #define TD__POLL_MAX 1024
 int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline);
+
+int td__flush_all(void); /* all of stdio's output; 0 or an error number */
 
 /* --- signals ----------------------------------------------------------------------------------------------- */
 

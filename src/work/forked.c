@@ -147,7 +147,7 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
     int code;
     td_state state = td__call_run(&call, worker->target, &code);
     if (td__the.epoch != epoch) {
-        fflush(NULL);
+        td__flush_all();
         td__exit_now(td__exitcode_of(code));
     }
     td__publish(record->slot, state, code, call.message, &call, room, record);

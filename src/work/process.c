@@ -27,6 +27,7 @@ typedef struct start {
     size_t fd_count;
     int cwd;
     uint32_t streams;
+    bool streams_looked; /* one of them is closed: they are looked at one by one */
     char path[PATH_MAX]; /* of the file the target is in, if the spawner has not loaded it; last, see td__process_start
                           */
 } start;
@@ -42,21 +43,20 @@ static unsigned owner_for(const td__spawner *spawner)
     return spawner->inherited ? self_as_owner() : TD__OWNER_MAIN;
 }
 
-static int collect_streams(start *start)
+/* Those of the standard streams that are open: or, at first, all of them, which costs no calls. */
+static void collect_streams(start *start, bool look)
 {
+    start->streams = 0;
+    start->fd_count = 0;
     for (int stream = 0; stream < 3; stream++)
-        if (td__is_open(stream)) {
+        if (!look || td__is_open(stream)) {
             start->streams |= 1u << stream;
             start->fds[start->fd_count++] = stream;
         }
-    start->cwd = td__open_path(".");
-    if (start->cwd < 0)
-        return td__start_failed(start->worker, "open the working directory", errno);
     start->streams |= 8;
     start->fds[start->fd_count++] = start->cwd;
     for (size_t i = 0; i < start->worker->connection_count; i++)
         start->fds[start->fd_count++] = td__connection_fd(start->worker->connections[i]);
-    return 0;
 }
 
 /* Puts argument, environment and file name into the slot, or into its window if they are large. */
@@ -114,17 +114,23 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
     td__format(request->name, sizeof request->name, "%s", worker->name);
     td_worker *self = td_main();
     td__format(request->parent_name, sizeof request->parent_name, "%s", self ? self->name : "");
-    request->parent_pid = td__getpid();
+    request->parent_pid = td__the.pid;
     return write_payload(start, slot, index);
 }
 
 static int send_request(start *start, int socket, uint32_t index, uint32_t generation)
 {
-    td__message message = { .what = TD__START, .slot = index, .generation = generation, .streams = start->streams };
-    message.connections = (uint32_t)start->worker->connection_count;
+    td__message message = { .what = TD__START, .slot = index, .generation = generation };
+    message.connections = start->worker->connection_count;
     for (size_t i = 0; i < start->worker->connection_count; i++)
         message.rights[i] = (unsigned char)td__connection_rights(start->worker->connections[i]);
-    return td__send(socket, &message, sizeof message, start->fds, start->fd_count);
+    for (bool look = start->streams_looked;; look = start->streams_looked = true) {
+        collect_streams(start, look);
+        message.streams = start->streams;
+        int r = td__send(socket, &message, sizeof message, start->fds, start->fd_count);
+        if (r == 0 || errno != EBADF || look)
+            return r;
+    }
 }
 
 enum { NO_SPARE = 1, SPAWNER_DEAD = 2, SPAWNER_WRONG = 3 };
@@ -289,7 +295,10 @@ int td__process_start(td_worker *worker)
         return td__fail(TD_ETARGET,
                         "cannot start worker '%s': its target is not a function of the program or its libraries",
                         worker->name);
-    int code = collect_streams(&start);
+    int code = 0;
+    start.cwd = td__open_path(".");
+    if (start.cwd < 0)
+        code = td__start_failed(worker, "open the working directory", errno);
     for (int attempt = 0; code == 0 && attempt < 4; attempt++) {
         /* The current one, as if it were the right one; if it was not, the right one, started if need be. */
         start.spawner = start.identified ? NULL : td__spawner_current();

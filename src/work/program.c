@@ -298,14 +298,14 @@ int td__program_end_worker(void)
     join_all();
     end_daemons();
     td__registry_tell_all();
-    int error = fflush(NULL) == 0 ? 0 : errno;
+    int error = td__flush_all();
     return error == EBADF ? 0 : error; /* a standard stream that is closed has lost nothing of ours */
 }
 
 static void leave(int status, void *unused)
 {
     (void)unused;
-    fflush(NULL);
+    td__flush_all();
     td__exit_now(status);
 }
 

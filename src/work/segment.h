@@ -175,7 +175,8 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state);
 /* One of the two ends of a slot's use (TD__RELEASED, TD__GONE) has come; the second makes it free. */
 void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end);
 
-/* The worker's end has come: tells joiners. */
+/* The worker's end has come: tells joiners; and (td__slot_ended) starters that still wait for its pid. */
+void td__slot_mark(td__slot *slot, uint32_t how, bool signaled, int number);
 void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number);
 
 /* The window's half for requests (0) or results (1) of a slot: reserved and mapped; NULL with errno on failure. */

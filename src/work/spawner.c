@@ -87,19 +87,6 @@ static void kill_all(void)
 
 /* --- children ---------------------------------------------------------------------------------------------- */
 
-/* Their numbers follow each other, mostly: a call or two close them all. */
-static void close_ours(int keep)
-{
-    for (size_t i = 0, end; i < spawner.our_count; i = end) {
-        int first = spawner.ours[i];
-        for (end = i + 1; end < spawner.our_count && first != keep; end++)
-            if (spawner.ours[end] != spawner.ours[end - 1] + 1 || spawner.ours[end] == keep)
-                break;
-        if (first != keep)
-            td__close_range(first, spawner.ours[end - 1]);
-    }
-}
-
 /* What every child does first: it dies with the spawner, has the program's signals and none of our descriptors but
  * `file`, the way to ask for workers, and `keep`. All signals stay blocked. */
 static void become_worker(uint32_t index, int keep)
@@ -109,7 +96,7 @@ static void become_worker(uint32_t index, int keep)
     int own = td__reopen(spawner.directory, spawner.life[0]);
     if (own < 0 && spawner.directory >= 0) /* not readable by us: .prepare has changed the user, or the like */
         own = td__reopen(-1, spawner.life[0]);
-    close_ours(keep);
+    td__close_many(spawner.ours, spawner.our_count, keep);
     td__follow_opened(own); /* after that: nobody but the spawner must hold the pipe's other end */
     if (!alive)
         td__exit_now(1);
@@ -158,8 +145,7 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
             td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
         }
         /* Meant for one that was here before us and died. */
-        for (size_t i = 0; i < count; i++)
-            td__close(fds[i]);
+        td__close_many(fds, count, -1);
     }
 }
 
@@ -299,7 +285,7 @@ static void child_ended(const td__death *death)
     bool unused = TD__WORD_OWNER(word) == TD__OWNER_SPAWNER;
     if (unused)
         td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__RELEASED);
-    td__slot_ended(slot, TD__ENDED, death->signaled, death->number);
+    td__slot_mark(slot, TD__ENDED, death->signaled, death->number); /* its pid was told when it was forked */
     if (td__parties_of(death->pid)) {
         td__parties_died(death->pid);
         spawner.repairing = true;
@@ -330,8 +316,7 @@ static void take_messages(void)
             spawner.retiring = true;
         else if (n == (ssize_t)sizeof message && message.what == TD__QUIT)
             spawner.retiring = spawner.quitting = true;
-        for (size_t i = 0; i < count; i++)
-            td__close(fds[i]);
+        td__close_many(fds, count, -1);
         if (n <= 0)
             return;
     }
@@ -357,31 +342,35 @@ static void end_spares(void)
 
 static _Noreturn void serve(void)
 {
+    int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
+    bool ready[3] = { true, false, true };
     for (;;) {
         td__death death;
-        while (td__child_ended(&death) == 1)
+        while (ready[2] && td__child_ended(&death) == 1)
             child_ended(&death);
         if (spawner.repairing)
             spawner.repairing = !td__parties_repair();
-        take_messages();
+        if (ready[0])
+            take_messages();
         if (spawner.quitting)
             kill_all();
         else if (spawner.retiring)
             end_spares();
         if (spawner.retiring && spawner.live == 0)
             td__exit_now(0);
-        if (!spawner.retiring && !spawner.fork_failed && make_spare())
-            continue; /* another look before the next one: requests come first */
-        int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
-        bool ready[3];
-        /* A latch that the repair needs is taken: by somebody who is about to leave it. */
-        td__poll(fds, ready, 3, spawner.repairing ? td__deadline(td_ms(1)) : 0);
+        bool made = !spawner.retiring && !spawner.fork_failed && make_spare();
+        int64_t deadline = 0;
+        if (made && free_lane() >= 0)
+            deadline = 1; /* passed: a look before the next one, for requests come first */
+        else if (spawner.repairing)
+            deadline = td__deadline(td_ms(1)); /* a latch that it needs is taken: by somebody about to leave it */
+        td__poll(fds, ready, 3, deadline);
         if (ready[1]) { /* the main process has ended */
             kill_all();
             td__exit_now(0);
         }
         if (ready[2])
-            td__signal_fd_clear(spawner.child_fd);
+            td__signal_fd_clear(spawner.child_fd); /* before the look at the children: it is set again by the next */
     }
 }
 
@@ -470,19 +459,19 @@ void td__spawner_role(void)
     td__signals_block(&ignore);
     td__signals_ignore_terminal();
     int base = descriptor_base();
-    spawner.file = move_high(3, base);
-    spawner.control = move_high(4, base);
+    spawner.file = move_high(3, base); /* those that workers keep first, so that the others follow each other */
     spawner.peer = move_high(5, base);
-    spawner.main_fd = move_high(6, base);
-    spawner.child_fd = td__signal_fd_child();
-    if (spawner.child_fd < 0)
-        td__exit_now(1);
-    spawner.child_fd = move_high(spawner.child_fd, base);
     if (!td__region_attach(8))
         td__exit_now(1);
     td__latch_register_shared();
     td__region_file = move_high(8, base);
     td__arrivals = move_high(9, base);
+    spawner.control = move_high(4, base);
+    spawner.main_fd = move_high(6, base);
+    spawner.child_fd = td__signal_fd_child();
+    if (spawner.child_fd < 0)
+        td__exit_now(1);
+    spawner.child_fd = move_high(spawner.child_fd, base);
     int followed = td__follow(7);
     td__close(7);
     if (followed < 0 || td__pipe(spawner.life) < 0)

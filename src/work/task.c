@@ -70,8 +70,7 @@ static void take_descriptors(task *task, const td__message *message, const int *
     if (message->streams & 8 && td__chdir_fd(fds[next]) < 0)
         cannot(task, TD_ESYSTEM, "fchdir", errno);
     size_t others = count - message->connections;
-    for (size_t i = 0; i < others; i++)
-        td__close(fds[i]);
+    td__close_many(fds, others, -1);
     take_connections(task, message, fds + others);
 }
 
@@ -245,7 +244,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     td_state state = td__call_run(&the_call, target, &code);
     if (td__the.epoch != epoch) {
         /* The target forked, and this is the child: the outcome is its parent's to publish. */
-        fflush(NULL);
+        td__flush_all();
         td__exit_now(td__exitcode_of(code));
     }
     td__publish(slot, state, code, the_call.message, &the_call, room, &the_task);

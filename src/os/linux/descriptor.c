@@ -60,6 +60,21 @@ void td__close_range(int first, int last)
         close(fd);
 }
 
+void td__close_many(const int *fds, size_t count, int but)
+{
+    for (size_t i = 0, end; i < count; i = end) {
+        end = i + 1;
+        if (fds[i] == but)
+            continue;
+        while (end < count && fds[end] == fds[end - 1] + 1 && fds[end] != but)
+            end++;
+        if (end == i + 1)
+            td__close(fds[i]);
+        else
+            td__close_range(fds[i], fds[end - 1]);
+    }
+}
+
 int td__life_pipe(int fds[2])
 {
     if (td__pipe(fds) < 0)
