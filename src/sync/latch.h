@@ -4,8 +4,8 @@
  * sections of the other primitives are guarded by one (section.h).
  *
  *   owner      0 free; the index of the party that holds it; or DIED: free, and the last owner died holding it
- *   contended  0; SLEEPERS: somebody may sleep; or the index of a party that has waited for long: the next slow release
- *              hands the latch over to it (and others may sleep)
+ *   contended  bits: SLEEPERS: somebody may sleep; ASIDE: somebody has tried for long, and asks who releases to stand
+ *              aside for a moment
  *
  * A release that finds `contended` clear is a plain store to `owner`, and then another load of `contended`; the
  * processor may do these in the other order. A sleeper pays for that: it sets `contended`, makes all processors pass a
@@ -24,8 +24,9 @@
  * the latch (held, a section, or as the word it sleeps on), and the repair wakes one more. A wake-up too many does no
  * harm.
  *
- * A party whose index stands in `contended` may be handed the latch at any moment; it takes its index away before it
- * gives up, and then looks whether it came too late. The repair of a dead one does the same (td__latch_unclaim).
+ * Who is awake takes the latch before who sleeps, so that it does not stand idle while a sleeper wakes up. It cannot go
+ * on so for ever: who has tried in vain for some microseconds sets ASIDE, and looks without pausing; who then releases
+ * lets it go first. ASIDE is a hint: it may be lost or left over.
  */
 #ifndef TD_SYNC_LATCH_H
 #define TD_SYNC_LATCH_H
@@ -33,8 +34,9 @@
 #include "sync/party.h"
 
 #define TD__DIED     0xffffu
-#define TD__SLEEPERS 0xffffu
 #define TD__NOBODY   0xfffeu /* no party has this index, see TD__PARTIES */
+#define TD__SLEEPERS 1u
+#define TD__ASIDE    2u
 
 typedef struct td__latch {
     union {
@@ -61,6 +63,9 @@ static inline uint32_t td__latch_word(uint16_t owner, uint16_t contended)
  */
 int td__latch_wait(td__latch *latch, td__party *me, int64_t deadline, const td_cancel *cancel);
 void td__latch_release_slowly(td__latch *latch, const td__party *me);
+/* After a release, which has found `contended` so. */
+void td__latch_after(const td__latch *latch, uint16_t contended);
+/* One that sleeps, if there is one. */
 void td__latch_wake(const td__latch *latch);
 
 static inline bool td__latch_try(td__latch *latch, const td__party *me)
@@ -77,22 +82,23 @@ static inline bool td__latch_is_quick(const td__latch *latch, const td__party *m
     return td__load_relaxed(&latch->owner) == me->quick && td__load_relaxed(&latch->contended) == 0;
 }
 
-/* True: to be followed by td__latch_wake. */
-static inline bool td__latch_release_quickly(td__latch *latch)
+/* Not 0: to be followed by td__latch_after. */
+static inline uint16_t td__latch_release_quickly(td__latch *latch)
 {
     /* Release: publishes the section to the next holder, who acquires in td__latch_try. After it the latch may be gone:
      * the load below then reads something else, and only its address is used. */
     td__store_release(&latch->owner, 0);
     td__program_order(); /* and the processor's order is the sleeper's care, see above */
-    return td__load_relaxed(&latch->contended) != 0;
+    return td__load_relaxed(&latch->contended);
 }
 
 static inline void td__latch_release(td__latch *latch, const td__party *me)
 {
+    uint16_t contended;
     if (td__unlikely(!td__latch_is_quick(latch, me)))
         td__latch_release_slowly(latch, me);
-    else if (td__unlikely(td__latch_release_quickly(latch)))
-        td__latch_wake(latch);
+    else if (td__unlikely((contended = td__latch_release_quickly(latch)) != 0))
+        td__latch_after(latch, contended);
 }
 
 /* What td__latch_is_quick compares with, for a party of this process: no index where releases must be slow. */
@@ -101,9 +107,6 @@ uint16_t td__latch_quick(uint16_t index);
 /* For the barriers of others: in each process that maps the region, while it has one thread. `first`: nobody else has
  * mapped it yet. */
 void td__latch_register_shared(bool first);
-
-/* By the repair of a dead party: from here on nobody hands the latch over to it; perhaps somebody has. */
-void td__latch_unclaim(td__latch *latch, uint16_t index);
 
 /* By the repair of a dead party, or a party at its end: if it holds the latch, the next one to acquire it is told. */
 void td__latch_abandon(td__latch *latch, uint16_t index);

@@ -125,9 +125,9 @@ static __attribute__((noinline)) void release_slowly(td_lock *lock)
     td__held_forget(me, lock);
 }
 
-static __attribute__((noinline)) void wake_and_forget(td__party *me, td_lock *lock)
+static __attribute__((noinline)) void after_release(td__party *me, td_lock *lock, uint16_t contended)
 {
-    td__latch_wake(latch_of(lock));
+    td__latch_after(latch_of(lock), contended);
     td__held_forget(me, lock);
 }
 
@@ -138,8 +138,9 @@ static inline void release(td__party *me, td_lock *lock)
         return;
     }
     uint32_t before = me->held_count - 1;
-    if (td__unlikely(td__latch_release_quickly(latch_of(lock)))) {
-        wake_and_forget(me, lock);
+    uint16_t contended = td__latch_release_quickly(latch_of(lock));
+    if (td__unlikely(contended != 0)) {
+        after_release(me, lock, contended);
         return;
     }
     td__program_order();

@@ -243,7 +243,6 @@ static void undo_sections(td__party *dead, uint16_t index)
         td__latch *latch = dead->section[depth];
         if (!is_object(latch, sizeof *latch))
             continue;
-        td__latch_unclaim(latch, index);
         if (td__load_acquire(&latch->owner) == index) {
             undo(dead, dead->section_undo[depth]);
             uint16_t owner = index;
