@@ -48,6 +48,14 @@ int td__held_find(const td__party *me, const volatile void *object, unsigned tag
     return -1;
 }
 
+void td__held_remove(td__party *me, int at)
+{
+    /* Named twice for a moment, never not at all. */
+    me->held[at] = me->held[me->held_count - 1];
+    td__program_order();
+    me->held_count--;
+}
+
 /* --- coming and going -------------------------------------------------------------------------------------- */
 
 /* Before the entry becomes free: a record is clean when it is taken, and stays so if its taker dies at once. */
@@ -124,7 +132,9 @@ static uint32_t take_index(td__region *region, uint64_t word)
             if (td__load_relaxed(td__party_entry(i)) == 0 && td__cas_acq_rel(td__party_entry(i), &free, word))
                 return i;
         }
-        if (top >= region->parties || td__region_populate((void *)td__party_entry(top), sizeof(uint64_t)) < 0)
+        /* Whoever looks at the parties below the top touches pages that are there. */
+        if (top >= region->parties || td__region_populate((void *)td__party_entry(top), sizeof(uint64_t)) < 0 ||
+            td__region_populate(td__party_at(top), TD__PARTY_BYTES) < 0)
             return 0;
         td__cas_acq_rel(&region->party_top, &top, top + 1); /* if it fails, another one did it */
     }
@@ -147,13 +157,9 @@ td__party *td__party_make(void)
         return NULL;
     }
     td__party *me = td__party_at(index);
-    if (td__region_populate(me, TD__PARTY_BYTES) < 0) {
-        td__store_release(td__party_entry(index), 0);
-        td__fail(TD_ENOMEM, "out of memory: no page for the record of this thread");
-        return NULL;
-    }
     me->index = (uint16_t)index;
     me->pid = pid;
+    me->quick = td__latch_quick((uint16_t)index);
     td__store_relaxed(&me->stray, stray); /* the event below says that it can be read */
     td__me = me;
     pthread_setspecific(key, me);
@@ -206,11 +212,8 @@ void td__party_after_fork(bool by_spawner)
     if (stray != is_stray)
         stray = is_stray;
     if (region && td__shared_size == 0) {
-        /* A copy of the parent's, of our own: its other threads are not there. */
-        uint32_t top = td__load_relaxed(&region->party_top);
-        for (uint32_t i = 1; i < top; i++)
-            if (td__load_relaxed(td__party_entry(i)) && td__party_at(i) != td__me)
-                set_free(td__party_at(i), i);
+        /* A copy of the parent's, of our own. Its other threads are not there, but the locks that they held are, and
+         * name them: their indexes are not given to others. */
         if (td__me)
             td__me->pid = (uint32_t)td__getpid();
         return;
@@ -246,7 +249,7 @@ static void undo_sections(td__party *dead, uint16_t index)
             /* Release: the undone changes. */
             td__cas_acq_rel(&latch->owner, &owner, 0);
         }
-        td__futex_wake((const _Atomic uint32_t *)(const void *)latch, 1, true);
+        td__latch_wake(latch);
     }
 }
 
@@ -286,13 +289,6 @@ static bool repair_wait(td__party *me, td__party *dead)
     return true;
 }
 
-static void abandon_above(td__party *dead)
-{
-    td__latch *latch = (td__latch *)dead->held[dead->held_count];
-    if (is_object(latch, sizeof *latch))
-        td__latch_abandon(latch, dead->index);
-}
-
 static bool repair(td__party *me, td__party *dead, uint32_t index)
 {
     dead->index = (uint16_t)index;
@@ -310,9 +306,6 @@ static bool repair(td__party *me, td__party *dead, uint32_t index)
     }
     if (dead->held_count > TD__HELD_MAX)
         dead->held_count = TD__HELD_MAX;
-    /* The one above the count may have been acquired without being counted, if it is a latch, which tells. */
-    if (dead->held_count < TD__HELD_MAX && (dead->held[dead->held_count] & 3) == TD__HELD_LATCH)
-        abandon_above(dead);
     while (dead->held_count > 0)
         if (!abandon_top(me, dead))
             return false;

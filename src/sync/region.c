@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Making and mapping the region; see region.h. */
 #include "sync/region.h"
+#include "sync/latch.h"
 #include "sync/lock.h"
-#include "sync/party.h"
 
 #include <errno.h>
 
@@ -121,6 +121,7 @@ int td__region_create(void)
             td__region_file = file;
             td__shared_base = (uintptr_t)region;
             td__shared_size = region->size;
+            td__latch_register_shared(true);
         }
     }
     td__lock_release(&lock);
@@ -146,15 +147,21 @@ bool td__region_attach(int file)
         td__region_file = file;
         td__shared_base = head.base;
         td__shared_size = head.size;
+        td__latch_register_shared(false);
     }
     if (former)
         td__party_moved();
     return region != NULL;
 }
 
-void td__region_unlock_in_child(void)
+void td__region_before_fork(void)
 {
-    lock = (td__lock){ 0 };
+    td__lock_acquire(&lock);
+}
+
+void td__region_after_fork(void)
+{
+    td__lock_release(&lock);
 }
 
 int td__region_populate(void *at, size_t size)

@@ -58,7 +58,7 @@ static inline void td__section_leave(td__party *me, td__latch *latch)
     td__program_order();
     me->undo_count = me->section_undo[depth]; /* from here on the changes hold */
     td__program_order();
-    td__latch_release(latch);
+    td__latch_release(latch, me);
     td__program_order();
     me->section_count = depth;
 }

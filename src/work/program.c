@@ -5,7 +5,7 @@
  * After a fork by the user, the child starts afresh: it has no workers, no spawner and no watcher; its copies of their
  * descriptors are closed. td__the.epoch grows, so that handles of the parent are told from its own.
  */
-#include "sync/latch.h"
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/worker.h"
 #include "queue/connection.h"
@@ -169,17 +169,19 @@ static void gate_open(void)
 
 static void before_fork(void)
 {
-    td__party_before_fork();
-    if (td__the.role == TD__ROLE_SPAWNER)
-        return;
-    td__watch_strays();
-    td__registry_lock();
-    td__lock_acquire(&main_lock);
-    td__connections_lock();
+    if (td__the.role != TD__ROLE_SPAWNER) {
+        td__watch_strays();
+        td__registry_lock();
+        td__lock_acquire(&main_lock);
+        td__connections_lock();
+    }
+    td__region_before_fork();
+    td__party_before_fork(); /* one thread at a time is here */
 }
 
 static void after_fork_in_parent(void)
 {
+    td__region_after_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return;
     td__connections_unlock();
@@ -190,6 +192,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     td__the.pid = td__getpid();
+    td__region_after_fork();
     td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
@@ -354,8 +357,7 @@ int td_init_with(const td_init_options *options)
     td__the.initialized = true;
     td__spawner_role();
     /* If it cannot be made now, a start of a process tries again, and says so. */
-    if (td__region_create() == 0)
-        td__latch_register_shared();
+    td__region_create();
     if (!given.start_now)
         return 0;
     td__identity identity;

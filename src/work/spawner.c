@@ -13,7 +13,7 @@
  *
  * All of this process's memory is single-threaded; what is shared with others is in the segment.
  */
-#include "sync/latch.h"
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/module.h"
 #include "work/worker.h"
@@ -285,11 +285,12 @@ static void child_ended(const td__death *death)
     bool unused = TD__WORD_OWNER(word) == TD__OWNER_SPAWNER;
     if (unused)
         td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__RELEASED);
-    td__slot_mark(slot, TD__ENDED, death->signaled, death->number); /* its pid was told when it was forked */
+    /* Before the slot says that it has ended: else, should we die between the two, nobody would look at its parties. */
     if (td__parties_of(death->pid)) {
         td__parties_died(death->pid);
         spawner.repairing = true;
     }
+    td__slot_mark(slot, TD__ENDED, death->signaled, death->number); /* its pid was told when it was forked */
     bool has_children = td__load_acquire(&slot->has_children) != 0;
     /* Only now may the pid be used again. */
     td__child_reap(death->pid);
@@ -463,7 +464,6 @@ void td__spawner_role(void)
     spawner.peer = move_high(5, base);
     if (!td__region_attach(8))
         td__exit_now(1);
-    td__latch_register_shared();
     td__region_file = move_high(8, base);
     td__arrivals = move_high(9, base);
     spawner.control = move_high(4, base);
