@@ -62,7 +62,8 @@ void td__held_remove(td__party *me, int at)
 static void clean(td__party *party)
 {
     party->held_count = party->section_count = party->undo_count = 0;
-    party->word_waited = party->word_woken = NULL;
+    td__store_relaxed(&party->word_waited, NULL);
+    party->word_woken = NULL;
     for (int level = 0; level < TD__STEP_LEVELS; level++)
         party->step[level].kind = 0;
     td__store_relaxed(&party->asleep, 0);
@@ -170,7 +171,7 @@ td__party *td__party_make(void)
 
 /* --- forks ------------------------------------------------------------------------------------------------- */
 
-/* The private latches that the forking thread holds, with its index then. One thread forks at a time. */
+/* The private latches that the forking thread holds, with its index then, and its units. One thread forks at a time. */
 static uintptr_t kept[TD__HELD_MAX];
 static uint32_t kept_count;
 static uint16_t kept_index;
@@ -183,9 +184,11 @@ void td__party_before_fork(void)
     if (!me)
         return;
     kept_index = me->index;
-    for (uint32_t i = 0; i < me->held_count; i++)
-        if (!td__is_shared((void *)me->held[i]) && (me->held[i] & 3) == TD__HELD_LATCH)
+    for (uint32_t i = 0; i < me->held_count; i++) {
+        unsigned tag = me->held[i] & 3;
+        if (!td__is_shared((void *)me->held[i]) && (tag == TD__HELD_LATCH || tag == TD__HELD_UNIT))
             kept[kept_count++] = me->held[i];
+    }
 }
 
 void td__party_moved(void)
@@ -196,6 +199,11 @@ void td__party_moved(void)
         return;
     td__party *me = td__party_make();
     for (uint32_t i = 0; i < kept_count; i++) {
+        if ((kept[i] & 3) == TD__HELD_UNIT) {
+            if (me)
+                me->held[me->held_count++] = kept[i];
+            continue;
+        }
         td__latch *latch = (td__latch *)kept[i];
         if (td__load_relaxed(&latch->owner) != kept_index)
             continue;
@@ -294,8 +302,9 @@ static bool repair(td__party *me, td__party *dead, uint32_t index)
     dead->index = (uint16_t)index;
     if (!repair_wait(me, dead))
         return false;
-    if (is_object(dead->word_waited, 4))
-        td__futex_wake(dead->word_waited, 1, true);
+    const _Atomic uint32_t *waited = td__load_relaxed(&dead->word_waited);
+    if (is_object(waited, 4))
+        td__futex_wake(waited, 1, true);
     if (is_object(dead->word_woken, 4))
         td__futex_wake(dead->word_woken, INT_MAX, true);
     for (int level = 0; level < TD__STEP_LEVELS; level++) {

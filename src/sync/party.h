@@ -54,7 +54,8 @@ typedef struct td__party {
     uint32_t section_undo[TD__SECTION_DEPTH]; /* undo_count when it was entered */
     uint32_t undo_count;
     /* own: the word it sleeps on, or has been woken from without having looked; and the one whose sleepers it wakes */
-    const _Atomic uint32_t *word_waited, *word_woken;
+    const _Atomic uint32_t *_Atomic word_waited; /* others read it in debug builds only */
+    const _Atomic uint32_t *word_woken;
     td__step step[TD__STEP_LEVELS];
 
     /* others: */

@@ -207,7 +207,7 @@ int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected
                   const td_cancel *cancel)
 {
     bool shared = td__is_shared(word);
-    me->word_waited = word; /* named before it sleeps, and until it has looked */
+    td__store_relaxed(&me->word_waited, word); /* named before it sleeps, and until it has looked */
     td__program_order();
     if (cancel)
         return wait_both(me, word, expected, deadline, cancel, shared);
@@ -221,4 +221,18 @@ void td__word_wake(td__party *me, int n)
     td__futex_wake(word, n, td__is_shared(word));
     td__program_order();
     me->word_woken = NULL;
+}
+
+uint32_t td__word_waiters(const _Atomic uint32_t *word)
+{
+    td__region *region = td__the_region;
+    uint32_t top = region ? td__load_acquire(&region->party_top) : 0;
+    uint32_t pid = (uint32_t)td__getpid(), count = 0;
+    for (uint32_t i = 1; i < top; i++) {
+        uint32_t of = (uint32_t)td__load_relaxed(td__party_entry(i));
+        /* A private word's address means something else in another process. */
+        if (of && (of == pid || td__is_shared(word)) && td__load_relaxed(&td__party_at(i)->word_waited) == word)
+            count++;
+    }
+    return count;
 }

@@ -64,8 +64,10 @@ int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected
 static inline void td__word_done(td__party *me)
 {
     td__program_order();
-    me->word_waited = NULL;
+    td__store_relaxed(&me->word_waited, NULL);
 }
+/* How many threads wait for this word: a look, for debug builds and tests. */
+uint32_t td__word_waiters(const _Atomic uint32_t *word);
 /* Names the word before the change that ends a wait; then the change; then td__word_wake. */
 static inline void td__word_change(td__party *me, const _Atomic uint32_t *word)
 {
