@@ -10,11 +10,12 @@ td__region *td__the_region;
 uintptr_t td__shared_base;
 size_t td__shared_size;
 int td__region_file = -1;
+void (*td__region_hook)(td__region *region);
 
 static td__lock lock; /* guards the making of it */
 
-/* Where nothing is mapped in a program of the usual kind; the second one is for ThreadSanitizer, which keeps most of the
- * address space for itself; the last for machines with fewer address bits. */
+/* Where nothing is mapped in a program of the usual kind; the second one is for ThreadSanitizer, which keeps most of
+ * the address space for itself; the last for machines with fewer address bits. */
 static const uintptr_t bases[] = { 0x200000000000, 0x7e9000000000, 0x300000000000, 0x2000000000 };
 
 /* From much to little: address space may be limited (RLIMIT_AS), and so may the size of files (RLIMIT_FSIZE). */
@@ -108,6 +109,14 @@ static int carry_over(td__region *region, int *file)
     return -1;
 }
 
+static void share(td__region *region)
+{
+    if (td__region_hook)
+        td__region_hook(region);
+    td__shared_base = (uintptr_t)region;
+    td__shared_size = region->size;
+}
+
 int td__region_create(void)
 {
     int file = -1, error = 0;
@@ -119,8 +128,7 @@ int td__region_create(void)
         } else {
             td__the_region = region;
             td__region_file = file;
-            td__shared_base = (uintptr_t)region;
-            td__shared_size = region->size;
+            share(region);
         }
     }
     td__lock_release(&lock);
@@ -144,8 +152,7 @@ bool td__region_attach(int file)
     td__the_region = region;
     if (region) {
         td__region_file = file;
-        td__shared_base = head.base;
-        td__shared_size = head.size;
+        share(region);
     }
     if (former)
         td__party_moved();

@@ -8,12 +8,12 @@
  *
  * td_init makes it, as one memory file without a name; the spawner maps it before its first worker; forked children
  * inherit it. In a program that has not called td_init it is made at first use, of this process's own memory, and
- * holds the parties only: then nothing is shared. If td_init comes after that, the region stays where it is, and what it
- * holds is carried over into the file (td_init is to come before other threads; one that changes its record in these
+ * holds the parties only: then nothing is shared. If td_init comes after that, the region stays where it is, and what
+ * it holds is carried over into the file (td_init is to come before other threads; one that changes its record in these
  * microseconds would lose that).
  *
- * Its address space is reserved whole; pages come by td__region_populate before they are touched, so that running out of
- * memory is an error and never a signal.
+ * Its address space is reserved whole; pages come by td__region_populate before they are touched, so that running out
+ * of memory is an error and never a signal.
  */
 #ifndef TD_SYNC_REGION_H
 #define TD_SYNC_REGION_H
@@ -31,8 +31,8 @@ typedef struct td__region {
     uint64_t records, arena; /* offsets */
     uint32_t parties;        /* how many there can be, index 0 included */
 
-    _Atomic uint32_t party_top; /* no party with this index or above has been used yet */
-    _Atomic uint32_t serial;    /* the last number given to an attached thread */
+    _Atomic uint32_t party_top;          /* no party with this index or above has been used yet */
+    _Atomic uint32_t serial;             /* the last number given to an attached thread */
     _Alignas(4) unsigned char repair[4]; /* the latch of who repairs */
 
     /* The allocator's own, see memory/: all zero at first. */
@@ -51,6 +51,9 @@ static inline bool td__is_shared(const volatile void *at)
 {
     return (uintptr_t)at - td__shared_base < td__shared_size;
 }
+
+/* Called when this process gets its shared region, before td__shared_size says so: for the layer above. */
+extern void (*td__region_hook)(td__region *region);
 
 /* By td_init in the main process: 0, or -1 with errno. Again: nothing. */
 int td__region_create(void);

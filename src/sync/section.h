@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sections: short stretches in which one party changes an object that is guarded by a latch, wholly or, if it dies, not at
- * all. Every change of shared memory inside goes through td__set, which first notes the old value in the party's record;
- * the repair puts the old values back, newest first, and frees the latch. Leaving forgets the notes: that is the moment
- * from which the change holds.
+ * Sections: short stretches in which one party changes an object that is guarded by a latch, wholly or, if it dies, not
+ * at all. Every change of shared memory inside goes through td__set, which first notes the old value in the party's
+ * record; the repair puts the old values back, newest first, and frees the latch. Leaving forgets the notes: that is
+ * the moment from which the change holds.
  *
- * Sections nest (an inner one's changes hold from its own leaving on). They never sleep inside but for other latches, and
- * these always in the order: a queue's, an allocator's, a waiters' list's.
+ * Sections nest (an inner one's changes hold from its own leaving on). They never sleep inside but for other latches,
+ * and these always in the order: a queue's, an allocator's, a waiters' list's.
  *
  * Who reads without the latch may see what will be undone: use such reads as hints only.
  */
@@ -80,12 +80,24 @@ static inline void td__section_note(td__party *me, volatile void *at, size_t siz
     td__program_order();
 }
 
+/* Takes back what the innermost section has changed so far: for who finds in the middle that it cannot be done. */
+static inline void td__section_undo(td__party *me)
+{
+    uint32_t from = me->section_undo[me->section_count - 1];
+    /* If it dies in between, the repair does all of it again. */
+    for (uint32_t i = me->undo_count; i-- > from;)
+        __builtin_memcpy(me->undo[i].at, &me->undo[i].old, me->undo[i].size);
+    td__program_order();
+    me->undo_count = from;
+    td__program_order();
+}
+
 /* Changes a word of at most 8 bytes, inside a section. */
-#define td__set(me, at, value)                       \
-    do {                                             \
-        td__section_note((me), (at), sizeof *(at));  \
-        *(at) = (value);                             \
-        td__program_order();                         \
+#define td__set(me, at, value)                      \
+    do {                                            \
+        td__section_note((me), (at), sizeof *(at)); \
+        *(at) = (value);                            \
+        td__program_order();                        \
     } while (0)
 /* The same for an atomic word, which others read without the latch. Release: what was written before. */
 #define td__set_atomic(me, at, value)               \
