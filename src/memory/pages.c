@@ -11,7 +11,8 @@
 #include "memory/heap.h"
 
 #define GROWTH 256 /* pages: the least that top moves by */
-#define LOOKS  8   /* runs of the own bin that are looked at before a longer one is cut */
+#define LARGE  ((size_t)64 << 20)
+#define LOOKS  8 /* runs of the own bin that are looked at before a longer one is cut */
 
 td__heap_view td__heap_here;
 
@@ -223,6 +224,18 @@ static int use(td__party *me, uint32_t page, uint32_t count, td__page_kind *kind
     return 0;
 }
 
+/*
+ * Makes sure of a taken run's memory. Asking the system for more than it has would not fail: it would kill processes to
+ * find it. So much is looked at first; a little is asked for as everybody does.
+ */
+static int find_memory(uint32_t page, uint32_t count)
+{
+    size_t size = count * TD__PAGE;
+    if (size >= LARGE && td__memory_available() < size)
+        return TD_ENOMEM;
+    return td__region_populate(td__page_address(page), size) < 0 ? TD_ENOMEM : 0;
+}
+
 int td__pages_take(td__party *me, uint32_t count, uintptr_t *name, unsigned tag, uint32_t *page)
 {
     td__page_kind kind = TD__NONE;
@@ -244,7 +257,7 @@ int td__pages_take(td__party *me, uint32_t count, uintptr_t *name, unsigned tag,
     else
         td__section_undo(me);
     td__section_leave(me, &here.heap->latch);
-    if (r == 0 && kind == TD__BARE && td__region_populate(td__page_address(*page), count * TD__PAGE) < 0) {
+    if (r == 0 && kind == TD__BARE && find_memory(*page, count) < 0) {
         td__pages_give(me, *page, name, true);
         return TD_ENOMEM;
     }
