@@ -58,6 +58,19 @@ TD_API bool td_shared_is(const void *address);
 /* The size that the block has for its user, at least what was asked for; 0 for anything else. */
 TD_API size_t td_shared_size(const void *block);
 
+/* Is the heap in order? 0, or TD_ECORRUPT with a sentence that says where it is not. Looks at every run of pages and
+ * every group of small blocks; the others wait meanwhile. */
+TD_API int td_shared_check(void);
+
+/* What there is, in bytes; found by the same walk. */
+typedef struct td_shared_counts {
+    size_t limit;    /* for blocks, at most */
+    size_t reserved; /* memory that the system has given for all of it, the heap's own data and others' included */
+    size_t in_use;   /* of allocated blocks, by td_shared_size */
+    size_t blocks;   /* their number */
+} td_shared_counts;
+TD_API int td_shared_stats(td_shared_counts *counts);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,186 +1,175 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The shared heap: free lists by size, under one latch. All changes are made in sections, so that a death takes them
- * back; the block that is being given is named in the step in the same section that takes it.
+ * Blocks: td_shared_alloc and its kin, and what is done for those who died in them. See heap.h.
  *
- * A block is a head of 16 bytes, then the user's bytes; its size, head included, is a power of two.
+ * A step is open from before a block is taken until its address is about to be returned, so that what nobody has been
+ * told of comes back; and from before a block is freed until that is wholly done.
  */
+#include "memory/heap.h"
 #include <tandem/shared.h>
-#include "sync/section.h"
 
-#define MAGIC   0x6b636f6c6264745fu
-#define HEAD    16
-#define CLASSES 40
-#define STEP    ((size_t)1 << 20)
+#include <stdio.h>
 
-enum { USED = 1, FREE = 2, SHIFTED = 3 };
+#define here td__heap_here
 
-typedef struct head {
-    uint32_t check;
-    uint16_t class;
-    uint16_t state;
-    uint64_t next; /* FREE: an offset from the region's beginning; SHIFTED: how far the real head is before this */
-} head;
-
-typedef struct root {
-    td__latch latch;
-    uint64_t top, populated; /* offsets; 0: not set up */
-    uint64_t free[CLASSES];
-} root;
-_Static_assert(sizeof(root) <= sizeof(((td__region *)0)->allocator), "the region has room for it");
-
-static root *heap(void)
+/* Before there is a second thread that could use it. */
+static void open_heap(td__region *region)
 {
-    return (root *)(void *)td__the_region->allocator;
+    uintptr_t base = (uintptr_t)region, end = base + region->size;
+    uintptr_t map = base + region->arena;
+    size_t each = TD__PAGE + sizeof(td__page) + sizeof(td__slab) / TD__SLAB_GRAIN;
+    size_t count = (size_t)(end - map) / each;
+    uintptr_t slabs, pages;
+    do { /* borders cost a little: one page less until all fits */
+        count--;
+        slabs = (map + (count + 1) * sizeof(td__page) + 63) & ~(uintptr_t)63;
+        pages = (slabs + (count / TD__SLAB_GRAIN + 1) * sizeof(td__slab) + TD__PAGE - 1) & ~(TD__PAGE - 1);
+    } while (pages + count * TD__PAGE > end);
+    here.heap = (td__heap *)(void *)region->allocator;
+    here.map = (td__page *)map;
+    here.slabs = (td__slab *)slabs;
+    here.pages = (char *)(pages - TD__PAGE);
+    here.page_count = (uint32_t)count;
+    /* Each shard may keep a slab of each class. */
+    here.shards = count >= (size_t)1 << 18 ? TD__SHARDS : count >= 1 << 15 ? 2 : 1;
 }
 
-static head *head_at(uint64_t offset)
+int td__heap_corrupt(const char *format, ...)
 {
-    return (head *)((char *)td__the_region + offset);
+    char what[200];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    return td__fail(TD_ECORRUPT, "the shared heap is corrupted: %s: not as the heap has left it", what);
 }
 
-static uint32_t check_of(const head *head, unsigned class)
-{
-    uint64_t x = (MAGIC ^ (uintptr_t)head) * 0x9e3779b97f4a7c15u + class;
-    return (uint32_t)(x >> 32);
-}
+/* --- finding a block --------------------------------------------------------------------------------------- */
 
-static bool in_arena(const void *at)
-{
-    return td__is_shared(at) && (uintptr_t)at - td__shared_base >= td__the_region->arena + HEAD;
-}
+typedef struct place {
+    enum { NOWHERE, SMALL, LARGE, CORRUPT } kind;
+    td__slab *slab; /* SMALL, and */
+    int index;
+    uint32_t page, count; /* LARGE */
+    size_t size;
+} place;
 
-static bool is_whole(const head *head)
+/* Does a block begin here? Without a latch: a block of the caller's stays where it is. */
+static place locate(const void *at)
 {
-    return head->class < CLASSES && head->check == check_of(head, head->class);
-}
-
-static bool grow(td__party *me, root *root, uint64_t size)
-{
-    if (root->top == 0) {
-        td__set(me, &root->populated, td__the_region->arena);
-        td__set(me, &root->top, td__the_region->arena);
+    place found = { .kind = NOWHERE };
+    td__page_meaning meaning;
+    uint32_t page = td__shared_size ? td__page_of(at) : 0;
+    if (page == 0)
+        return found;
+    if (td__unlikely(!td__page_read(page, &meaning))) {
+        td__heap_corrupt("the tag of page %p", (void *)td__page_address(page));
+        found.kind = CORRUPT;
+    } else if (td__likely(meaning.kind == TD__SLAB)) {
+        uint32_t first = meaning.value;
+        td__slab *slab = td__slab_of_page(first < td__heap_top() ? first : page);
+        if (!td__slab_is_whole(slab) || td__slab_page(slab) != first || page - first >= TD__SLAB_PAGES) {
+            td__heap_corrupt("the slab at %p", (void *)td__page_address(page));
+            found.kind = CORRUPT;
+            return found;
+        }
+        found.slab = slab;
+        found.index = td__slab_index(slab, at);
+        found.size = td__class_size[td__slab_class(slab)];
+        found.kind = found.index >= 0 ? SMALL : NOWHERE;
+    } else if (meaning.kind == TD__USED && td__page_address(page) == at) {
+        found = (place){ .kind = LARGE, .page = page, .count = meaning.value, .size = meaning.value * TD__PAGE };
     }
-    if (size > td__the_region->size - root->top)
-        return false;
-    if (root->top + size > root->populated) {
-        uint64_t more = (root->top + size - root->populated + STEP - 1) & ~(STEP - 1);
-        if (more > td__the_region->size - root->populated)
-            more = td__the_region->size - root->populated;
-        if (td__region_populate((char *)td__the_region + root->populated, more) < 0)
-            return false;
-        td__set(me, &root->populated, root->populated + more);
-    }
-    return true;
+    return found;
 }
 
-/* In the section. */
-static int take(td__party *me, root *root, unsigned class, head **block)
-{
-    uint64_t offset = root->free[class];
-    if (offset) {
-        *block = head_at(offset);
-        if (offset % HEAD || !in_arena(*block + 1) || !is_whole(*block) || (*block)->state != FREE)
-            return TD_ECORRUPT;
-        td__set(me, &root->free[class], (*block)->next);
-    } else {
-        uint64_t size = (uint64_t)1 << class;
-        if (!grow(me, root, size))
-            return TD_ENOMEM;
-        *block = head_at(root->top);
-        td__set(me, &root->top, root->top + size);
-        (*block)->class = (uint16_t) class;
-        (*block)->check = check_of(*block, class);
-    }
-    td__set(me, &(*block)->state, USED);
-    td__set(me, &me->step[TD__STEP_MEMORY].object, (uintptr_t)*block);
-    return 0;
-}
+/* --- taking ------------------------------------------------------------------------------------------------ */
 
-static void give(td__party *me, root *root, head *block)
+static int take_once(td__party *me, size_t alignment, size_t size, uintptr_t *name, void **block)
 {
-    td__set(me, &block->state, FREE);
-    td__set(me, &block->next, root->free[block->class]);
-    td__set(me, &root->free[block->class], (uint64_t)((char *)block - (char *)td__the_region));
-}
-
-static bool repair(td__party *me, td__party *dead, const td__step *step)
-{
-    (void)step;
-    root *root = heap();
-    uintptr_t *object = &dead->step[TD__STEP_MEMORY].object;
-    if (*object == 0)
-        return true;
-    if (!td__section_try(me, &root->latch))
-        return false;
-    head *block = (head *)*object;
-    if (in_arena(block + 1) && *object % HEAD == 0 && is_whole(block) && block->state == USED)
-        give(me, root, block);
-    td__set(me, object, 0);
-    td__section_leave(me, &root->latch);
-    return true;
-}
-
-__attribute__((constructor)) static void set_up(void)
-{
-    td__step_register(TD__STEP_MEMORY, repair);
-}
-
-static head *allocate(size_t size, const char *call)
-{
-    if (td__shared_size == 0) {
-        td__fail(TD_EINIT, "%s: there is no shared memory: td_init() was not called, or found no room for it", call);
-        return NULL;
-    }
-    td__party *me = td__party_self();
-    if (!me)
-        return NULL;
-    unsigned class = 5;
-    while (class < CLASSES && ((uint64_t)1 << class) - HEAD < size)
-        class ++;
-    head *block = NULL;
-    int r = TD_ENOMEM;
-    td__step_begin(me, TD__STEP_MEMORY, 1, NULL, 0, 0);
-    if (class < CLASSES) {
-        td__section_enter(me, &heap()->latch);
-        r = take(me, heap(), class, &block);
-        td__section_leave(me, &heap()->latch);
-    }
-    td__step_end(me, TD__STEP_MEMORY);
+    int class = td__class_of(size, alignment);
+    if (td__likely(class >= 0))
+        return td__slab_take(me, (unsigned)class, name, block);
+    uint32_t page;
+    if (size > here.page_count * TD__PAGE)
+        return TD_ENOMEM;
+    int r = td__pages_take(me, (uint32_t)((size + TD__PAGE - 1) / TD__PAGE), name, 0, &page);
     if (r == 0)
-        return block;
-    if (r == TD_ECORRUPT)
-        td__fail(r, "%s: the shared heap is corrupted: its list of free blocks has been written over", call);
-    else
-        td__fail(r, "%s: out of memory for %zu bytes in the shared heap (of %zu bytes)", call, size, td__shared_size);
+        *block = td__page_address(page);
+    return r;
+}
+
+/* In the step. */
+static void *take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
+{
+    void *block = NULL;
+    int r = take_once(me, alignment, size, name, &block);
+    if (td__unlikely(r == TD_ENOMEM) && size <= here.page_count * TD__PAGE && td__slabs_trim(me))
+        r = take_once(me, alignment, size, name, &block);
+    if (td__unlikely(r == TD_ENOMEM))
+        td__fail(r, "%s: out of memory for %zu bytes in the shared heap (of %zu bytes in all)", call, size,
+                 here.page_count * TD__PAGE);
+    return r == 0 ? block : NULL;
+}
+
+static inline uintptr_t *given(td__party *me)
+{
+    return &me->step[TD__STEP_MEMORY].object;
+}
+
+static inline void begin(td__party *me)
+{
+    td__step_begin(me, TD__STEP_MEMORY, 1, NULL, 0, 0);
+}
+
+static inline void end(td__party *me)
+{
+    td__step_end(me, TD__STEP_MEMORY);
+}
+
+void *td__heap_take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
+{
+    begin(me);
+    void *block = take(me, alignment, size, name, call);
+    end(me);
+    return block;
+}
+
+/* The calling thread's party, if there is a heap. */
+static td__party *enter(const char *call)
+{
+    if (td__likely(td__shared_size != 0))
+        return td__party_self();
+    td__fail(TD_EINIT, "%s: there is no shared memory: td_init() was not called, or found no room for it", call);
     return NULL;
+}
+
+static void *allocate(size_t alignment, size_t size, bool zero, const char *call)
+{
+    td__party *me = enter(call);
+    if (td__unlikely(!me))
+        return NULL;
+    begin(me);
+    void *block = take(me, alignment, size, given(me), call);
+    if (zero && block)
+        memset(block, 0, size);
+    end(me);
+    return block;
 }
 
 void *td_shared_alloc(size_t size)
 {
-    head *block = allocate(size, "td_shared_alloc");
-    return block ? block + 1 : NULL;
+    return allocate(16, size, false, "td_shared_alloc");
 }
 
 void *td_shared_alloc_aligned(size_t alignment, size_t size)
 {
-    if (alignment == 0 || (alignment & (alignment - 1)) || alignment > 4096) {
-        td__fail(TD_EINVAL, "td_shared_alloc_aligned: %zu is no power of two up to 4096", alignment);
+    if (alignment == 0 || (alignment & (alignment - 1)) || alignment > TD__PAGE) {
+        td__fail(TD_EINVAL, "td_shared_alloc_aligned: an alignment of %zu is no power of two up to %zu", alignment,
+                 TD__PAGE);
         return NULL;
     }
-    if (alignment <= HEAD)
-        return td_shared_alloc(size);
-    head *block = allocate(size < SIZE_MAX - alignment ? size + alignment : size, "td_shared_alloc_aligned");
-    if (!block)
-        return NULL;
-    uintptr_t at = ((uintptr_t)(block + 1) + alignment - 1) & ~(uintptr_t)(alignment - 1);
-    head *shifted = (head *)at - 1;
-    if (shifted != block) {
-        *shifted =
-            (head){ .class = block->class, .state = SHIFTED, .next = (uint64_t)((char *)shifted - (char *)block) };
-        shifted->check = check_of(shifted, shifted->class);
-    }
-    return (void *)at;
+    return allocate(alignment, size, false, "td_shared_alloc_aligned");
 }
 
 void *td_shared_calloc(size_t count, size_t size)
@@ -190,67 +179,153 @@ void *td_shared_calloc(size_t count, size_t size)
         td__fail(TD_ENOMEM, "td_shared_calloc: %zu times %zu bytes are more than memory", count, size);
         return NULL;
     }
-    head *block = allocate(all, "td_shared_calloc");
-    return block ? memset(block + 1, 0, all) : NULL;
+    return allocate(16, all, true, "td_shared_calloc");
 }
 
-/* NULL: no block of ours. */
-static head *head_of(const void *at)
+/* --- freeing ----------------------------------------------------------------------------------------------- */
+
+static _Noreturn void no_block(const char *call, const void *at)
 {
-    head *block = (head *)(uintptr_t)at - 1;
-    if (!in_arena(at) || (uintptr_t)at % HEAD || !is_whole(block))
-        return NULL;
-    if (block->state == SHIFTED) {
-        if (block->next > 4096 || !in_arena((char *)block - block->next + HEAD))
-            return NULL;
-        block = (head *)(void *)((char *)block - block->next);
+    td__bug("%s: %p is not the beginning of a block of the shared heap, or has been freed", call, at);
+}
+
+/* In the step. */
+static void release(td__party *me, const place *where, const void *at, const char *call)
+{
+    if (where->kind == SMALL) {
+        if (!td__slab_free(me, where->slab, where->index))
+            td__bug("%s: block %p of the shared heap has been freed already", call, at);
+    } else if (td__pages_free(me, where->page, 0, &me->step[TD__STEP_MEMORY].argument) == TD_EINVAL) {
+        td__bug("%s: block %p of the shared heap has been freed already", call, at);
     }
-    return is_whole(block) ? block : NULL;
 }
 
-void td_shared_free(void *at)
+void td_shared_free(void *block)
 {
-    if (!at)
-        return;
-    head *block = head_of(at);
     if (!block)
-        td__bug("td_shared_free: %p is no block of the shared heap", at);
-    if (block->state != USED)
-        td__bug("td_shared_free: block %p is free already", at);
-    td__party *me = td__party_self();
+        return;
+    place where = locate(block);
+    if (where.kind == NOWHERE)
+        no_block("td_shared_free", block);
+    td__heap_check_unused(block, where.size);
+    td__party *me = where.kind == CORRUPT ? NULL : td__party_self();
     if (!me)
         return;
-    td__section_enter(me, &heap()->latch);
-    give(me, heap(), block);
-    td__section_leave(me, &heap()->latch);
+    begin(me);
+    release(me, &where, block, "td_shared_free");
+    end(me);
 }
 
 bool td_shared_is(const void *address)
 {
-    return td__the_region && in_arena(address);
+    return td__shared_size && td__page_of(address) != 0;
 }
 
-size_t td_shared_size(const void *at)
+size_t td_shared_size(const void *block)
 {
-    const head *block = td_shared_is(at) ? head_of(at) : NULL;
-    return block && block->state == USED
-               ? ((size_t)1 << block->class) - (size_t)((const char *)at - (const char *)block)
-               : 0;
+    place where = locate(block);
+    bool taken = where.kind == LARGE || (where.kind == SMALL && td__slab_taken(where.slab, where.index));
+    return taken ? where.size : 0;
 }
 
-void *td_shared_realloc(void *at, size_t size)
+/* --- another size ------------------------------------------------------------------------------------------ */
+
+/* Can the block stay where it is? A long run is cut. */
+static bool fits(td__party *me, const place *where, size_t size)
 {
-    if (!at)
-        return td_shared_alloc(size);
-    if (!head_of(at))
-        td__bug("td_shared_realloc: %p is no block of the shared heap", at);
-    size_t had = td_shared_size(at);
-    if (size <= had)
-        return at;
-    void *new = td_shared_alloc(size);
-    if (!new)
+    if (size > where->size || (where->kind == LARGE && size <= TD__SMALL_MAX))
+        return false;
+    if (size >= where->size / 2 || size == where->size)
+        return true;
+    if (where->kind == SMALL)
+        return td__class_of(size, 16) == (int)td__slab_class(where->slab);
+    uint32_t keep = (uint32_t)((size + TD__PAGE - 1) / TD__PAGE);
+    begin(me);
+    td__pages_free(me, where->page, keep, &me->step[TD__STEP_MEMORY].argument);
+    end(me);
+    return true;
+}
+
+void *td_shared_realloc(void *block, size_t size)
+{
+    td__party *me = enter("td_shared_realloc");
+    if (!me)
         return NULL;
-    memcpy(new, at, had);
-    td_shared_free(at);
-    return new;
+    if (!block)
+        return allocate(16, size, false, "td_shared_realloc");
+    place where = locate(block);
+    if (where.kind == NOWHERE || (where.kind == SMALL && !td__slab_taken(where.slab, where.index)))
+        no_block("td_shared_realloc", block);
+    if (where.kind == CORRUPT)
+        return NULL;
+    if (fits(me, &where, size))
+        return block;
+    td__heap_check_unused(block, where.size);
+    begin(me);
+    void *moved = take(me, 16, size, given(me), "td_shared_realloc");
+    if (moved) {
+        memcpy(moved, block, size < where.size ? size : where.size);
+        release(me, &where, block, "td_shared_realloc");
+    }
+    end(me);
+    return moved;
+}
+
+/* --- deaths ------------------------------------------------------------------------------------------------ */
+
+/* For a name that leads nowhere: a wild process has written it. */
+static void forget(uintptr_t *name)
+{
+    *name = 0;
+    td__program_order();
+}
+
+static bool give_run(td__party *me, uintptr_t *name, bool wait)
+{
+    void *at = (void *)(*name & ~(uintptr_t)1);
+    uint32_t page = td__page_of(at);
+    int r = page && td__page_address(page) == at ? td__pages_give(me, page, name, wait) : TD_EINVAL;
+    if (r < 0 && r != TD_EBUSY)
+        forget(name);
+    return r != TD_EBUSY;
+}
+
+bool td__heap_give(td__party *me, uintptr_t *name, bool wait)
+{
+    if (*name & 1)
+        return give_run(me, name, wait);
+    place where = locate((void *)*name);
+    if (where.kind == SMALL)
+        return td__slab_give(me, where.slab, where.index, name, wait) == 0;
+    if (where.kind == LARGE)
+        return give_run(me, name, wait);
+    forget(name);
+    return true;
+}
+
+static bool give_slab(td__party *me, uintptr_t *name)
+{
+    size_t offset = (size_t)(*name - (uintptr_t)here.slabs), slabs = td__heap_top() / TD__SLAB_GRAIN + 1;
+    td__slab *slab = &here.slabs[offset / sizeof *slab];
+    if (offset % sizeof *slab == 0 && offset / sizeof *slab < slabs && td__slab_is_whole(slab)) {
+        td__latch *latch = &here.heap->shard[td__slab_shard(slab)].latch;
+        return td__slab_relist(me, slab, latch, name, false) == 0;
+    }
+    forget(name);
+    return true;
+}
+
+static bool repair(td__party *me, td__party *dead, const td__step *step)
+{
+    uintptr_t *going = &dead->step[TD__STEP_MEMORY].argument, *coming = &dead->step[TD__STEP_MEMORY].object;
+    (void)step;
+    if (*going && !(*going & 1 ? give_run(me, going, false) : give_slab(me, going)))
+        return false;
+    return *coming == 0 || td__heap_give(me, coming, false);
+}
+
+__attribute__((constructor)) static void set_up(void)
+{
+    td__region_hook = open_heap;
+    td__step_register(TD__STEP_MEMORY, repair);
 }

@@ -43,6 +43,10 @@ int td__map_over(void *at, int fd, size_t size);
 void td__unmap(void *at, size_t size);
 int td__reserve(int fd, uint64_t offset, uint64_t size); /* pages now, so that touching them cannot fail */
 void td__punch(int fd, uint64_t offset, uint64_t size);  /* gives pages back; cannot fail */
+uint64_t td__memory_file_used(int fd);                   /* bytes that have pages; 0 if that cannot be known */
+/* How much memory the system, and the control groups above us, still have to give; UINT64_MAX if that cannot be known.
+ */
+uint64_t td__memory_available(void);
 size_t td__page_size(void);
 
 /* --- time and sleeping ------------------------------------------------------------------------------------- */

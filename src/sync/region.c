@@ -11,6 +11,7 @@ uintptr_t td__shared_base;
 size_t td__shared_size;
 int td__region_file = -1;
 int td__arrivals = -1;
+void (*td__region_hook)(td__region *region);
 
 static td__lock lock; /* guards the making of it */
 
@@ -106,6 +107,14 @@ static int carry_over(td__region *region, int *file)
     return -1;
 }
 
+static void share(td__region *region)
+{
+    if (td__region_hook)
+        td__region_hook(region);
+    td__shared_base = (uintptr_t)region;
+    td__shared_size = region->size;
+}
+
 int td__region_create(void)
 {
     int file = -1, error = 0;
@@ -119,8 +128,7 @@ int td__region_create(void)
         } else {
             td__the_region = region;
             td__region_file = file;
-            td__shared_base = (uintptr_t)region;
-            td__shared_size = region->size;
+            share(region);
             td__latch_register_shared(true);
         }
     }
@@ -145,8 +153,7 @@ bool td__region_attach(int file)
     td__the_region = region;
     if (region) {
         td__region_file = file;
-        td__shared_base = head.base;
-        td__shared_size = head.size;
+        share(region);
         td__latch_register_shared(false);
     }
     if (former)

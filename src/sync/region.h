@@ -54,6 +54,9 @@ static inline bool td__is_shared(const volatile void *at)
     return (uintptr_t)at - td__shared_base < td__shared_size;
 }
 
+/* Called when this process gets its shared region, before td__shared_size says so: for the layer above. */
+extern void (*td__region_hook)(td__region *region);
+
 /* By td_init in the main process: 0, or -1 with errno. Again: nothing. Both register the process for latches. */
 int td__region_create(void);
 

@@ -80,6 +80,18 @@ static inline void td__section_note(td__party *me, volatile void *at, size_t siz
     td__program_order();
 }
 
+/* Takes back what the innermost section has changed so far: for who finds in the middle that it cannot be done. */
+static inline void td__section_undo(td__party *me)
+{
+    uint32_t from = me->section_undo[me->section_count - 1];
+    /* If it dies in between, the repair does all of it again. */
+    for (uint32_t i = me->undo_count; i-- > from;)
+        __builtin_memcpy(me->undo[i].at, &me->undo[i].old, me->undo[i].size);
+    td__program_order();
+    me->undo_count = from;
+    td__program_order();
+}
+
 /* Changes a word of at most 8 bytes, inside a section. */
 #define td__set(me, at, value)                      \
     do {                                            \
