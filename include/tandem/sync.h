@@ -211,6 +211,98 @@ TD_API void td_owned_semaphore_release(td_owned_semaphore *semaphore);
 TD_API uint32_t td_owned_semaphore_value(const td_owned_semaphore *semaphore);
 TD_API void td_owned_semaphore_destroy(td_owned_semaphore *semaphore);
 
+/* --- Condition. Python: threading.Condition, multiprocessing.Condition -------------------------------------------- */
+
+/*
+ *     static td_lock lock;
+ *     static td_condition arrived;      // belongs to the lock
+ *     static int items;
+ *
+ *     td_lock_acquire(&lock);                              td_lock_acquire(&lock);
+ *     while (items == 0)                                   items++;
+ *         td_condition_wait(&arrived, &lock);              td_condition_notify(&arrived);
+ *     items--;                                             td_lock_release(&lock);
+ *     td_lock_release(&lock);
+ *
+ * The first wait binds it to its lock, a td_lock or a td_rlock, for good (all zero it is unbound again): waiting with
+ * another one is a bug of the caller. One in shared memory needs a lock in shared memory.
+ */
+typedef struct td_condition {
+    uint32_t td_words[3];
+    uintptr_t td_lock;
+} td_condition;
+
+/*
+ * Releases the lock, waits for a notification, and acquires the lock again, for which there is no limit: it is held at
+ * return, whatever is returned, but for TD_EINVAL. 0: notified. TD_OWNER_DIED: another one died holding the lock,
+ * meanwhile or before we had it back; it says nothing about the wait. TD_ETIMEOUT, TD_ECANCELLED. A notification that
+ * comes together with the limit counts as one. There are no wake-ups without a reason, but for one: a notifier that
+ * dies may have notified too many. A thread that is killed between being notified and having the lock gives its
+ * notification to the next. Aborts unless the calling thread holds the lock. Python: wait.
+ */
+TD_API int td_condition_wait_with(td_condition *condition, td_lock *lock, td_time limit, td_cancel *cancel);
+static inline int td_condition_wait_for(td_condition *condition, td_lock *lock, td_time limit)
+{
+    return td_condition_wait_with(condition, lock, limit, NULL);
+}
+static inline int td_condition_wait(td_condition *condition, td_lock *lock)
+{
+    return td_condition_wait_with(condition, lock, TD_NO_LIMIT, NULL);
+}
+
+/* With an RLock: released as often as it was acquired, and held as deep again at return. */
+TD_API int td_condition_wait_rlock_with(td_condition *condition, td_rlock *lock, td_time limit, td_cancel *cancel);
+static inline int td_condition_wait_rlock_for(td_condition *condition, td_rlock *lock, td_time limit)
+{
+    return td_condition_wait_rlock_with(condition, lock, limit, NULL);
+}
+static inline int td_condition_wait_rlock(td_condition *condition, td_rlock *lock)
+{
+    return td_condition_wait_rlock_with(condition, lock, TD_NO_LIMIT, NULL);
+}
+
+/*
+ * Waits until predicate(argument) is true: it is called with the lock held, first at once, then after each
+ * notification, and once more when the limit has passed, which is one for all of it. 0: it is true. Negative: it is
+ * not, and why. TD_OWNER_DIED: at once, without asking it, as what it looks at may be half-written. Python: wait_for.
+ */
+typedef bool td_condition_predicate(void *argument);
+TD_API int td_condition_await_with(td_condition *condition, td_lock *lock, td_condition_predicate *predicate,
+                                   void *argument, td_time limit, td_cancel *cancel);
+static inline int td_condition_await_for(td_condition *condition, td_lock *lock, td_condition_predicate *predicate,
+                                         void *argument, td_time limit)
+{
+    return td_condition_await_with(condition, lock, predicate, argument, limit, NULL);
+}
+static inline int td_condition_await(td_condition *condition, td_lock *lock, td_condition_predicate *predicate,
+                                     void *argument)
+{
+    return td_condition_await_with(condition, lock, predicate, argument, TD_NO_LIMIT, NULL);
+}
+TD_API int td_condition_await_rlock_with(td_condition *condition, td_rlock *lock, td_condition_predicate *predicate,
+                                         void *argument, td_time limit, td_cancel *cancel);
+static inline int td_condition_await_rlock_for(td_condition *condition, td_rlock *lock,
+                                               td_condition_predicate *predicate, void *argument, td_time limit)
+{
+    return td_condition_await_rlock_with(condition, lock, predicate, argument, limit, NULL);
+}
+static inline int td_condition_await_rlock(td_condition *condition, td_rlock *lock, td_condition_predicate *predicate,
+                                           void *argument)
+{
+    return td_condition_await_rlock_with(condition, lock, predicate, argument, TD_NO_LIMIT, NULL);
+}
+
+/*
+ * Wakes one of those that wait, or `n`, or all, in the order in which they came: returns how many. Nothing is kept for
+ * those who come later. Aborts unless the calling thread holds the lock (as long as nobody has ever waited there is no
+ * lock to hold). Does not block; a few ns when nobody waits. Those woken go on when the lock is released.
+ * Python: notify(), notify(n), notify_all().
+ */
+TD_API int td_condition_notify(td_condition *condition);
+TD_API int td_condition_notify_n(td_condition *condition, uint32_t n);
+TD_API int td_condition_notify_all(td_condition *condition);
+TD_API void td_condition_destroy(td_condition *condition);
+
 #ifdef __cplusplus
 }
 #endif

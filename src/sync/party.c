@@ -15,9 +15,11 @@
 #define DEAD 0x80000000u
 
 _Thread_local td__party *td__me;
+uint32_t td__forks;
 
 static td__step_repair *step_repairs[TD__STEP_LEVELS];
 static td__held_repair *held_repairs[4];
+static td__held_forked *held_forked[4];
 static td__wait_repair *wait_repairs[TD__WAIT_KINDS];
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
@@ -32,6 +34,11 @@ void td__step_register(int level, td__step_repair *repair)
 void td__held_register(unsigned tag, td__held_repair *repair)
 {
     held_repairs[tag] = repair;
+}
+
+void td__held_register_forked(unsigned tag, td__held_forked *forked)
+{
+    held_forked[tag] = forked;
 }
 
 void td__wait_register(uint32_t kind, td__wait_repair *repair)
@@ -171,7 +178,7 @@ td__party *td__party_make(void)
 
 /* --- forks ------------------------------------------------------------------------------------------------- */
 
-/* The private latches that the forking thread holds, with its index then, and its units. One thread forks at a time. */
+/* What the forking thread holds of private objects, with its index then. One thread forks at a time. */
 static uintptr_t kept[TD__HELD_MAX];
 static uint32_t kept_count;
 static uint16_t kept_index;
@@ -184,11 +191,25 @@ void td__party_before_fork(void)
     if (!me)
         return;
     kept_index = me->index;
-    for (uint32_t i = 0; i < me->held_count; i++) {
-        unsigned tag = me->held[i] & 3;
-        if (!td__is_shared((void *)me->held[i]) && (tag == TD__HELD_LATCH || tag == TD__HELD_UNIT))
+    for (uint32_t i = 0; i < me->held_count; i++)
+        if (!td__is_shared((void *)me->held[i]))
             kept[kept_count++] = me->held[i];
+}
+
+static void keep(td__party *me, uintptr_t held)
+{
+    void *object = (void *)(held & ~(uintptr_t)3);
+    unsigned tag = held & 3;
+    if (tag == TD__HELD_LATCH) {
+        td__latch *latch = object;
+        if (td__load_relaxed(&latch->owner) != kept_index)
+            return;
+        td__store_relaxed(&latch->owner, me ? me->index : TD__DIED);
     }
+    if (me)
+        me->held[me->held_count++] = held;
+    if (tag != TD__HELD_LATCH && held_forked[tag])
+        held_forked[tag](me, object, kept_index);
 }
 
 void td__party_moved(void)
@@ -198,23 +219,13 @@ void td__party_moved(void)
     if (kept_count == 0)
         return;
     td__party *me = td__party_make();
-    for (uint32_t i = 0; i < kept_count; i++) {
-        if ((kept[i] & 3) == TD__HELD_UNIT) {
-            if (me)
-                me->held[me->held_count++] = kept[i];
-            continue;
-        }
-        td__latch *latch = (td__latch *)kept[i];
-        if (td__load_relaxed(&latch->owner) != kept_index)
-            continue;
-        td__store_relaxed(&latch->owner, me ? me->index : TD__DIED);
-        if (me)
-            me->held[me->held_count++] = kept[i];
-    }
+    for (uint32_t i = 0; i < kept_count; i++)
+        keep(me, kept[i]);
 }
 
 void td__party_after_fork(bool by_spawner)
 {
+    td__forks++;
     td__region *region = td__the_region;
     bool is_stray = !by_spawner && td__shared_size != 0;
     if (stray != is_stray)

@@ -183,6 +183,19 @@ void td__held_register(unsigned tag, td__held_repair *repair);
 void td__party_before_fork(void);
 void td__party_after_fork(bool by_spawner); /* whose children it watches itself; others announce themselves */
 
+/*
+ * How many forks lie between this process and the program's first one. A private object that keeps the number it was
+ * last used under sees by it that those who waited there, or were inside a section, are the parent's.
+ */
+extern uint32_t td__forks;
+
+/*
+ * What the forking thread held of private objects that are held by being counted, in the child: `me` is the child's
+ * party (NULL: there was no memory for one), whose record names the object again, in place of the parent's.
+ */
+typedef void td__held_forked(td__party *me, void *object, uint16_t parent_index);
+void td__held_register_forked(unsigned tag, td__held_forked *forked);
+
 /* The region has been replaced by another one: the calling thread, the only one, is to have a record there. */
 void td__party_moved(void);
 

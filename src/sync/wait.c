@@ -76,11 +76,8 @@ static void cancel_ends(td__party *me, const td_cancel *cancel)
 /* Until something is granted: 0, TD_ETIMEOUT or TD_ECANCELLED. */
 static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool shared)
 {
-    td__spin spin = { 0 };
     int r = 0;
-    while (!td__load_acquire(&me->granted) && td__spin_more(&spin))
-        ;
-    if (td__load_acquire(&me->granted))
+    if (td__spin_while(&me->granted, 0))
         return 0;
     shared |= is_wide(cancel);
     cancel_begins(me, cancel);
@@ -147,29 +144,60 @@ td__party *td__wait_grant(td__party *me, td__waiters *list, uint32_t granted)
     return first;
 }
 
-int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
-                     const td_cancel *cancel)
+void td__wait_join(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind)
 {
-    bool shared = td__is_shared(latch);
     td__store_relaxed(&me->granted,
                       0); /* and so it is if we die before we are linked: of an earlier wait it was taken */
     me->list_kind = kind;
     td__program_order();
     me->list_latch = latch; /* named before it is linked */
     link_last(me, list);
+}
+
+/* Inside the section, after sleeping: what it has come to; 0: nothing yet. */
+static int outcome(td__party *me, int parked)
+{
+    /* Only here, under the latch, is it sure that what was granted will not be taken back. */
+    uint32_t granted = td__load_relaxed(&me->granted);
+    if (granted)
+        return (int)granted;
+    if (parked < 0) {
+        unlink_from(me, (td__waiters *)td__load_relaxed(&me->list), me);
+        td__wait_taken(me);
+    }
+    return parked;
+}
+
+int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
+                     const td_cancel *cancel)
+{
+    bool shared = td__is_shared(latch);
+    td__wait_join(me, latch, list, kind);
     for (;;) {
         td__section_leave(me, latch);
         int r = park(me, deadline, cancel, shared);
         td__section_enter(me, latch);
-        /* Only here, under the latch, is it sure that what was granted will not be taken back. */
-        uint32_t granted = td__load_relaxed(&me->granted);
+        r = outcome(me, r);
+        if (r)
+            return r;
+    }
+}
+
+int td__wait_joined(td__party *me, td__latch *latch, int64_t deadline, const td_cancel *cancel)
+{
+    bool shared = td__is_shared(latch);
+    for (;;) {
+        int r = park(me, deadline, cancel, shared);
+        /* Acquire: what the granter wrote. Of a private object nothing is ever taken back, as its sections end or the
+         * whole process does; and who has granted us something does not touch our links any more. */
+        uint32_t granted = shared ? 0 : td__load_acquire(&me->granted);
         if (granted)
             return (int)granted;
-        if (r < 0) {
-            unlink_from(me, list, me);
-            td__wait_taken(me);
+        td__section_enter(me, latch);
+        r = outcome(me, r);
+        td__section_leave(me, latch);
+        if (r)
             return r;
-        }
     }
 }
 

@@ -44,6 +44,20 @@ static inline void td__wait_taken(td__party *me)
     td__set(me, &me->list_latch, NULL);
 }
 
+/*
+ * The same in two steps, for who has to let go of something in between. Inside the section: joins the end of the list.
+ * Then, outside of it: sleeps, and comes back outside of it. What was granted counts as not yet taken until
+ * td__wait_used: by a death it is given on.
+ */
+void td__wait_join(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind);
+int td__wait_joined(td__party *me, td__latch *latch, int64_t deadline, const td_cancel *cancel);
+static inline void td__wait_used(td__party *me)
+{
+    td__program_order();
+    me->list_latch = NULL;
+    td__program_order();
+}
+
 /* Inside the section: takes the first off the list and grants it `granted` (> 0). NULL: nobody waits. Poke it after
  * leaving. */
 td__party *td__wait_grant(td__party *me, td__waiters *list, uint32_t granted);
