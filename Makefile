@@ -36,8 +36,9 @@ check check-full:
 	@tools/install-deps build examples check
 	@JOBS=$(JOBS) tools/check $(if $(filter check-full,$@),--full)
 
-bench: configure
-	@tools/install-deps bench
+bench:
+	@tools/install-deps --optional bench
+	@$(MAKE) --no-print-directory configure
 	@$(compile) --target bench
 	@bench/run build/bench
 

@@ -510,10 +510,10 @@ static const char *const notes[] = {
 };
 
 static const bench_metric metrics[] = {
-    { "rss_kib", "resident (RSS)", "KiB", 1 },
-    { "pss_kib", "proportional share (PSS)", "KiB", 1 },
-    { "private_dirty_kib", "private and dirty", "KiB", 1 },
-    { "kernel_kib", "in the kernel", "KiB", 1 },
+    { "rss_kib", "resident (RSS)", "KiB", 1, false, NULL },
+    { "pss_kib", "proportional share (PSS)", "KiB", 1, false, NULL },
+    { "private_dirty_kib", "private and dirty", "KiB", 1, false, NULL },
+    { "kernel_kib", "in the kernel", "KiB", 1, false, NULL },
 };
 
 int main(int argc, char **argv)
@@ -522,17 +522,9 @@ int main(int argc, char **argv)
     if (bench_option(argc, argv, "--serve"))
         return bench_serve(ops, sizeof ops / sizeof *ops);
 
-    const char *version = "", *script = bench_peers_script();
     here = (bench_server){ .argv = { bench_self(), "--serve", "all" }, .fresh = true };
     python.fresh = true;
-    if (!bench_python(&python.argv[0], &version))
-        python.missing = "no Python";
-    else if (script == NULL)
-        python.missing = "peers.py is not there";
-    python.argv[1] = script;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].server == &python)
-            rows[i].name = bench_text("CPython %s %s", version, rows[i].name);
+    bench_python_rows(&python, "peers.py", rows, sizeof rows / sizeof *rows);
 
     bench b = {
         .name = "bench_memory",

@@ -334,13 +334,14 @@ static bench_row rows[] = {
 };
 
 static const bench_comparison comparisons[] = {
-    { "td_process sustained / fork in the spawner's own image", "td-sustained", "image", 1.1 },
-    { "td_process sustained / fork in the spawner's own image, with libcurl", "td-sustained-curl", "image-curl", 1.1 },
-    { "td_process one at a time, parent 2 GiB / 10 MB", "td-single-large", "td-single", 0 },
-    { "td_process sustained, parent 2 GiB / 10 MB", "td-sustained-large", "td-sustained", 0 },
-    { "td_process method fork / fork, 10 MB", "td-fork", "fork", 0 },
-    { "td_process method fork / fork, 2 GiB", "td-fork-large", "fork-large", 0 },
-    { "CPython Process forkserver / td_process sustained", "python-forkserver", "td-sustained", 0 },
+    { "td_process sustained / fork in the spawner's own image", "td-sustained", "image", 1.1, NULL },
+    { "td_process sustained / fork in the spawner's own image, with libcurl", "td-sustained-curl", "image-curl", 1.1,
+      NULL },
+    { "td_process one at a time, parent 2 GiB / 10 MB", "td-single-large", "td-single", 0, NULL },
+    { "td_process sustained, parent 2 GiB / 10 MB", "td-sustained-large", "td-sustained", 0, NULL },
+    { "td_process method fork / fork, 10 MB", "td-fork", "fork", 0, NULL },
+    { "td_process method fork / fork, 2 GiB", "td-fork-large", "fork-large", 0, NULL },
+    { "CPython Process forkserver / td_process sustained", "python-forkserver", "td-sustained", 0, NULL },
 };
 
 static const char *const notes[] = {
@@ -350,7 +351,7 @@ static const char *const notes[] = {
     "10 MB, 2 GiB: so much private memory touched by the parent, in 4 KiB pages; every exit code is checked",
 };
 
-static const bench_metric metrics[] = { { "start_join_us", "start + join", "µs", 1e-3 } };
+static const bench_metric metrics[] = { { "start_join_us", "start + join", "µs", 1e-3, false, NULL } };
 
 static bench_server server(const char *executable, const char *role, const char *mib)
 {
@@ -359,7 +360,7 @@ static bench_server server(const char *executable, const char *role, const char 
 
 static void set_up_servers(void)
 {
-    const char *curl = bench_beside("bench_process_curl"), *script = bench_peers_script(), *version = "";
+    const char *curl = bench_beside("bench_process_curl");
     tandem_small = server(bench_self(), "tandem", "10");
     tandem_large = server(bench_self(), "tandem", "2048");
     tandem_curl = server(curl, "tandem", "10");
@@ -369,14 +370,7 @@ static void set_up_servers(void)
         tandem_curl.missing = "built without libcurl";
     if (bench_kib_in("/proc/meminfo", "MemAvailable:") < 6 << 20)
         tandem_large.missing = peers_large.missing = "less than 6 GiB of memory available";
-    if (!bench_python(&python.argv[0], &version))
-        python.missing = "no Python";
-    else if (script == NULL)
-        python.missing = "peers.py is not there";
-    python.argv[1] = script;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].server == &python)
-            rows[i].name = bench_text("CPython %s %s", version, rows[i].name);
+    bench_python_rows(&python, "peers.py", rows, sizeof rows / sizeof *rows);
 }
 
 int main(int argc, char **argv)

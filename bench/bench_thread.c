@@ -271,9 +271,9 @@ static bench_row rows[] = {
 };
 
 static const bench_comparison comparisons[] = {
-    { "td_thread / pthread", "td", "pthread", 0 },
-    { "td_thread / pthread, both on 1 CPU", "td-pinned", "pthread-pinned", 0 },
-    { "CPython threading.Thread / td_thread", "python", "td", 0 },
+    { "td_thread / pthread", "td", "pthread", 0, NULL },
+    { "td_thread / pthread, both on 1 CPU", "td-pinned", "pthread-pinned", 0, NULL },
+    { "CPython threading.Thread / td_thread", "python", "td", 0, NULL },
 };
 
 static const char *const notes[] = {
@@ -282,7 +282,7 @@ static const char *const notes[] = {
     "every thread's result is checked inside the loop",
 };
 
-static const bench_metric metrics[] = { { "start_join_ns", "start + join", "ns", 1 } };
+static const bench_metric metrics[] = { { "start_join_ns", "start + join", "ns", 1, false, NULL } };
 
 int main(int argc, char **argv)
 {
@@ -295,15 +295,7 @@ int main(int argc, char **argv)
 
     tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
-    const char *version = "", *script = bench_peers_script();
-    if (!bench_python(&python.argv[0], &version))
-        python.missing = "no Python";
-    else if (script == NULL)
-        python.missing = "peers.py is not there";
-    python.argv[1] = script;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].server == &python)
-            rows[i].name = bench_text("CPython %s %s", version, rows[i].name);
+    bench_python_rows(&python, "peers.py", rows, sizeof rows / sizeof *rows);
 
     bench b = {
         .name = "bench_thread",

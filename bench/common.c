@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "common.h"
+#include "futex.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,12 +8,14 @@
 #include <limits.h>
 #include <math.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -116,12 +119,6 @@ const char *bench_beside(const char *name)
 #define BENCH_SOURCE_DIR "bench"
 #endif
 
-const char *bench_peers_script(void)
-{
-    const char *path = BENCH_SOURCE_DIR "/peers.py";
-    return access(path, R_OK) == 0 ? path : NULL;
-}
-
 /* The first line that a command prints, without its newline. */
 static bool first_line(const char *command, char *line, size_t size)
 {
@@ -133,7 +130,8 @@ static bool first_line(const char *command, char *line, size_t size)
     return pclose(f) == 0 && got;
 }
 
-bool bench_python(const char **executable, const char **version)
+/* The Python to measure, and its version "3.11"; false if there is none. */
+static bool find_python(const char **executable, const char **version)
 {
     static char line[PATH_MAX], *split;
     if (split == NULL) {
@@ -152,6 +150,22 @@ bool bench_python(const char **executable, const char **version)
     return true;
 }
 
+void bench_python_rows(bench_server *python, const char *name, bench_row *rows, size_t count)
+{
+    const char *executable, *version = "", *script = bench_text("%s/%s", BENCH_SOURCE_DIR, name);
+    *python = (bench_server){ .fresh = python->fresh };
+    if (!find_python(&executable, &version))
+        python->missing = "no Python";
+    else if (access(script, R_OK) < 0)
+        python->missing = bench_text("%s is not there", name);
+    else
+        python->argv[0] = executable;
+    python->argv[1] = script;
+    for (size_t i = 0; i < count; i++)
+        if (rows[i].server == python)
+            rows[i].name = bench_text("CPython %s%s%s", version, *version ? " " : "", rows[i].name);
+}
+
 double bench_kib_in(const char *path, const char *key)
 {
     char line[256];
@@ -166,27 +180,189 @@ double bench_kib_in(const char *path, const char *key)
     return kib;
 }
 
-static cpu_set_t before_pinning;
+static cpu_set_t all_cpus;
+static pthread_once_t cpus_once = PTHREAD_ONCE_INIT;
 
-void bench_pin(void)
+static void look_at_cpus(void)
+{
+    if (sched_getaffinity(0, sizeof all_cpus, &all_cpus) < 0)
+        bench_fail("sched_getaffinity: %s", strerror(errno));
+}
+
+int bench_cpus(void)
+{
+    pthread_once(&cpus_once, look_at_cpus);
+    return CPU_COUNT(&all_cpus);
+}
+
+void bench_pin_to(int index)
 {
     cpu_set_t one;
-    if (sched_getaffinity(0, sizeof before_pinning, &before_pinning) < 0)
-        bench_fail("sched_getaffinity: %s", strerror(errno));
+    int left = index % bench_cpus();
     CPU_ZERO(&one);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &before_pinning)) {
+        if (CPU_ISSET(cpu, &all_cpus) && left-- == 0)
             CPU_SET(cpu, &one);
-            break;
-        }
     if (sched_setaffinity(0, sizeof one, &one) < 0)
         bench_fail("sched_setaffinity: %s", strerror(errno));
 }
 
+void bench_pin(void)
+{
+    bench_pin_to(0);
+}
+
 void bench_unpin(void)
 {
-    if (sched_setaffinity(0, sizeof before_pinning, &before_pinning) < 0)
+    bench_cpus();
+    if (sched_setaffinity(0, sizeof all_cpus, &all_cpus) < 0)
         bench_fail("sched_setaffinity: %s", strerror(errno));
+}
+
+void bench_yield(void)
+{
+    sched_yield();
+}
+
+void bench_compute(int64_t ns)
+{
+    for (int64_t end = bench_now() + ns; bench_now() < end;)
+        bench_work(1, 8);
+}
+
+long bench_steps(double ns)
+{
+    enum { STEPS = 100000, TRIES = 20 };
+    static double per_step; /* of the fastest try: the others were disturbed */
+    for (int i = 0; per_step == 0 || i < TRIES; i++) {
+        if (i == TRIES)
+            break;
+        int64_t begin = bench_now();
+        bench_work((uint64_t)begin, STEPS);
+        double took = (double)(bench_now() - begin) / STEPS;
+        if (per_step == 0 || took < per_step)
+            per_step = took;
+    }
+    return lround(ns / per_step);
+}
+
+/* --- teams ------------------------------------------------------------------------------------------------------ */
+
+void *bench_share(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        bench_fail("mmap of %zu bytes: %s", size, strerror(errno));
+    return memory;
+}
+
+void bench_unshare(void *memory, size_t size)
+{
+    munmap(memory, size);
+}
+
+typedef struct member {
+    bench_team *team;
+    int index;
+    union {
+        pthread_t thread;
+        pid_t pid;
+    };
+    int64_t ended;
+} member;
+
+struct bench_team {
+    int count;
+    bool processes;
+    void (*body)(int index, void *argument);
+    void *argument;
+    _Atomic uint32_t arrived, go; /* futexes */
+    member members[BENCH_TEAM_MAX];
+};
+
+static void *take_part(void *argument)
+{
+    member *m = argument;
+    bench_team *t = m->team;
+    if (atomic_fetch_add(&t->arrived, 1) + 1 == (uint32_t)t->count)
+        bench_futex_wake(&t->arrived, 1);
+    bench_await(&t->go, 1);
+    t->body(m->index, t->argument);
+    m->ended = bench_now();
+    return NULL;
+}
+
+static void start_member(member *m)
+{
+    if (!m->team->processes) {
+        int error = pthread_create(&m->thread, NULL, take_part, m);
+        if (error)
+            bench_fail("pthread_create: %s", strerror(error));
+        return;
+    }
+    pid_t pid = fork();
+    if (pid < 0)
+        bench_fail("fork: %s", strerror(errno));
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        take_part(m);
+        _exit(0);
+    }
+    m->pid = pid; /* not by the child: the member is shared */
+}
+
+static void join_member(member *m)
+{
+    int status;
+    if (!m->team->processes)
+        pthread_join(m->thread, NULL);
+    else if (waitpid(m->pid, &status, 0) != m->pid || status != 0)
+        bench_fail("a process of the benchmark ended with status 0x%x", status);
+}
+
+bench_team *bench_team_create(int count, bool processes, void (*body)(int index, void *argument), void *argument)
+{
+    bench_team *t = bench_share(sizeof *t);
+    if (count > BENCH_TEAM_MAX)
+        bench_fail("a team of %d", count);
+    t->count = count;
+    t->processes = processes;
+    t->body = body;
+    t->argument = argument;
+    for (int i = 0; i < count; i++) {
+        t->members[i].team = t;
+        t->members[i].index = i;
+        start_member(&t->members[i]);
+    }
+    return t;
+}
+
+int64_t bench_team_begin(bench_team *t)
+{
+    bench_await(&t->arrived, (uint32_t)t->count);
+    int64_t now = bench_now();
+    atomic_store(&t->go, 1);
+    bench_futex_wake(&t->go, t->count);
+    return now;
+}
+
+int64_t bench_team_end(bench_team *t)
+{
+    int64_t last = 0;
+    for (int i = 0; i < t->count; i++) {
+        join_member(&t->members[i]);
+        if (t->members[i].ended > last)
+            last = t->members[i].ended;
+    }
+    bench_unshare(t, sizeof *t);
+    return last;
+}
+
+int64_t bench_team_run(int count, bool processes, void (*body)(int index, void *argument), void *argument)
+{
+    bench_team *t = bench_team_create(count, processes, body, argument);
+    int64_t begin = bench_team_begin(t);
+    return bench_team_end(t) - begin;
 }
 
 /* --- servers ---------------------------------------------------------------------------------------------------- */
@@ -417,18 +593,21 @@ static bool same_group(const bench_row *a, const bench_row *b)
     return a->group == b->group || (a->group && b->group && strcmp(a->group, b->group) == 0);
 }
 
-static bool is_bold(const bench *b, const bench_row *row)
+/* Is it the row that the ratios of metric `m` are to? */
+static bool is_bold(const bench *b, const bench_row *row, size_t m)
 {
+    if (b->metrics[m].bold)
+        return strcmp(b->metrics[m].bold, row->id) == 0;
     for (size_t i = 0; i < sizeof b->bold / sizeof *b->bold && b->bold[i]; i++)
         if (strcmp(b->bold[i], row->id) == 0)
             return true;
     return false;
 }
 
-static const bench_row *bold_of(const bench *b, const bench_row *row)
+static const bench_row *bold_of(const bench *b, const bench_row *row, size_t m)
 {
     for (size_t i = 0; i < b->row_count; i++)
-        if (is_bold(b, &b->rows[i]) && same_group(&b->rows[i], row))
+        if (is_bold(b, &b->rows[i], m) && (b->metrics[m].bold || same_group(&b->rows[i], row)))
             return &b->rows[i];
     return NULL;
 }
@@ -444,20 +623,21 @@ static const char *why_none(const bench_row *row)
 
 static void print_table(const bench *b, size_t m)
 {
-    const char *metric = b->metrics[m].name, *unit = b->metrics[m].unit;
-    printf("`%s`, %s (lower is better)", metric, unit);
+    const bench_metric *metric = &b->metrics[m];
+    printf("`%s`, %s, %s (%s is better)", metric->name, metric->title, metric->unit,
+           metric->higher ? "higher" : "lower");
     for (size_t i = 0, n = 0; i < b->row_count; i++)
-        if (is_bold(b, &b->rows[i]))
+        if (is_bold(b, &b->rows[i], m) && b->rows[i].stats[m].n)
             printf("%s**%s**", n++ ? ", " : "; ratio to ", b->rows[i].name);
     printf("\n\n| contender | median | min – max | n | ratio |\n| --- | ---: | ---: | ---: | ---: |\n");
     for (size_t i = 0; i < b->row_count; i++) {
         const bench_row *row = &b->rows[i];
-        const char *bold = is_bold(b, row) ? "**" : "";
+        const char *bold = is_bold(b, row, m) ? "**" : "";
         const bench_stats *s = &row->stats[m];
         if (s->n)
             printf("| %s%s%s | %s | %s – %s | %d | %s |\n", bold, row->name, bold, figure(s->median), figure(s->min),
                    figure(s->max), s->n, figure(row->ratio[m]));
-        else if (why_none(row))
+        else if (m == 0 && why_none(row))
             printf("| %s%s%s | %s | | 0 | |\n", bold, row->name, bold, why_none(row));
     }
     printf("\n");
@@ -585,8 +765,8 @@ static void json_row(FILE *f, const bench *b, const bench_row *row, size_t m)
     json_pair(f, "kind", kinds[row->kind], ", ");
     if (row->group)
         json_pair(f, "group", row->group, ", ");
-    fprintf(f, "\"reference\": %s, ", is_bold(b, row) ? "true" : "false");
-    if (s->n == 0 && why_none(row))
+    fprintf(f, "\"reference\": %s, ", is_bold(b, row, m) ? "true" : "false");
+    if (m == 0 && s->n == 0 && why_none(row))
         json_pair(f, "missing", why_none(row), ", ");
     fputs("\"median\": ", f);
     json_number(f, s->median);
@@ -604,23 +784,57 @@ static void json_row(FILE *f, const bench *b, const bench_row *row, size_t m)
     fputs("]}", f);
 }
 
-typedef struct ratio_stats {
-    double medians;       /* ratio of the medians */
-    bench_stats by_round; /* of the ratios in each round */
-} ratio_stats;
+typedef struct outcome {
+    const bench_metric *metric;
+    const bench_row *under; /* NULL: `value` is the figure, not a ratio */
+    double value;           /* of the medians; NAN: one of them is not there */
+    bench_stats by_round;   /* of the ratios, or figures, in each round */
+} outcome;
 
-static ratio_stats ratio_of(const bench *b, const bench_comparison *c)
+static size_t metric_of(const bench *b, const char *name)
 {
-    ratio_stats r = { NAN, { NAN, NAN, NAN, 0 } };
+    for (size_t m = 0; name && m < b->metric_count; m++)
+        if (strcmp(b->metrics[m].name, name) == 0)
+            return m;
+    return 0;
+}
+
+/* The best of the rows whose ids are in `ids`, separated by bars. NULL if none was measured. */
+static const bench_row *best_of(const bench *b, const char *ids, size_t m)
+{
+    const bench_row *best = NULL;
+    while (*ids) {
+        size_t length = strcspn(ids, "|");
+        char id[64];
+        snprintf(id, sizeof id, "%.*s", (int)length, ids);
+        const bench_row *row = row_of(b, id);
+        if (row && row->stats[m].n &&
+            (best == NULL || (row->stats[m].median > best->stats[m].median) == b->metrics[m].higher))
+            best = row;
+        ids += length + (ids[length] != 0);
+    }
+    return best;
+}
+
+static outcome compare(const bench *b, const bench_comparison *c)
+{
+    size_t m = metric_of(b, c->metric);
+    outcome o = { &b->metrics[m], NULL, NAN, { NAN, NAN, NAN, 0 } };
     double ratios[BENCH_ROUNDS_MAX];
-    const bench_row *over = row_of(b, c->over), *under = row_of(b, c->under);
-    if (over == NULL || under == NULL || over->stats[0].n == 0 || under->stats[0].n == 0)
-        return r;
+    const bench_row *over = row_of(b, c->over);
+    o.under = c->under ? best_of(b, c->under, m) : NULL;
+    if (over == NULL || over->stats[m].n == 0 || (c->under && o.under == NULL))
+        return o;
     for (int i = 0; i < b->rounds; i++)
-        ratios[i] = over->samples[0][i] / under->samples[0][i];
-    r.medians = over->stats[0].median / under->stats[0].median;
-    r.by_round = stats_of(ratios, b->rounds);
-    return r;
+        ratios[i] = over->samples[m][i] / (o.under ? o.under->samples[m][i] : 1);
+    o.value = over->stats[m].median / (o.under ? o.under->stats[m].median : 1);
+    o.by_round = stats_of(ratios, b->rounds);
+    return o;
+}
+
+static bool is_met(const bench_comparison *c, const outcome *o)
+{
+    return o->metric->higher ? o->value >= c->target : o->value <= c->target;
 }
 
 static void write_json(const bench *b, const char *path, const machine *m, double seconds, double steal, uint64_t seed,
@@ -656,7 +870,8 @@ static void write_json(const bench *b, const char *path, const machine *m, doubl
         fputs("    {", f);
         json_pair(f, "metric", b->metrics[t].name, ", ");
         json_pair(f, "title", b->metrics[t].title, ", ");
-        json_pair(f, "unit", b->metrics[t].unit, ", \"better\": \"lower\",\n      \"rows\": [\n");
+        json_pair(f, "unit", b->metrics[t].unit, ", ");
+        json_pair(f, "better", b->metrics[t].higher ? "higher" : "lower", ",\n      \"rows\": [\n");
         for (size_t i = 0; i < b->row_count; i++) {
             json_row(f, b, &b->rows[i], t);
             fputs(i + 1 < b->row_count ? ",\n" : "\n", f);
@@ -666,17 +881,20 @@ static void write_json(const bench *b, const char *path, const machine *m, doubl
     fputs("  ],\n  \"comparisons\": [\n", f);
     for (size_t i = 0; i < b->comparison_count; i++) {
         const bench_comparison *c = &b->comparisons[i];
-        ratio_stats r = ratio_of(b, c);
+        outcome o = compare(b, c);
         fputs("    {", f);
         json_pair(f, "text", c->text, ", ");
+        json_pair(f, "metric", o.metric->name, ", ");
         json_pair(f, "over", c->over, ", ");
-        json_pair(f, "under", c->under, ", \"ratio\": ");
-        json_number(f, r.medians);
+        if (o.under)
+            json_pair(f, "under", o.under->id, ", ");
+        fputs(c->under ? "\"ratio\": " : "\"figure\": ", f);
+        json_number(f, o.value);
         fputs(", \"min\": ", f);
-        json_number(f, r.by_round.min);
+        json_number(f, o.by_round.min);
         fputs(", \"max\": ", f);
-        json_number(f, r.by_round.max);
-        fputs(", \"target\": ", f);
+        json_number(f, o.by_round.max);
+        fprintf(f, ", \"%s\": ", o.metric->higher ? "at_least" : "at_most");
         json_number(f, c->target ? c->target : NAN);
         fputs(i + 1 < b->comparison_count ? "},\n" : "}\n", f);
     }
@@ -846,12 +1064,16 @@ static void print_comparisons(const bench *b)
 {
     for (size_t i = 0; i < b->comparison_count; i++) {
         const bench_comparison *c = &b->comparisons[i];
-        ratio_stats r = ratio_of(b, c);
-        if (isnan(r.medians))
+        outcome o = compare(b, c);
+        if (isnan(o.value))
             continue;
-        printf("- %s: %s (rounds %s – %s)", c->text, figure(r.medians), figure(r.by_round.min), figure(r.by_round.max));
+        printf("- %s", c->text);
+        if (c->under && strchr(c->under, '|'))
+            printf(" (%s)", o.under->name);
+        printf(": %s%s%s (rounds %s – %s)", figure(o.value), c->under ? "" : " ", c->under ? "" : o.metric->unit,
+               figure(o.by_round.min), figure(o.by_round.max));
         if (c->target > 0)
-            printf("; target ≤ %g: %s", c->target, r.medians <= c->target ? "met" : "MISSED");
+            printf("; target %s %g: %s", o.metric->higher ? "≥" : "≤", c->target, is_met(c, &o) ? "met" : "MISSED");
         printf("\n");
     }
 }
@@ -863,7 +1085,7 @@ static void evaluate(bench *b)
             b->rows[i].stats[m] = stats_of(b->rows[i].samples[m], b->rounds);
     for (size_t i = 0; i < b->row_count; i++)
         for (size_t m = 0; m < b->metric_count; m++) {
-            const bench_row *bold = bold_of(b, &b->rows[i]);
+            const bench_row *bold = bold_of(b, &b->rows[i], m);
             b->rows[i].ratio[m] = bold ? b->rows[i].stats[m].median / bold->stats[m].median : NAN;
         }
 }

@@ -16,15 +16,16 @@
 #include <sys/types.h>
 
 #define BENCH_ROUNDS_MAX  64
-#define BENCH_METRICS_MAX 4
+#define BENCH_METRICS_MAX 16
 #define BENCH_VALUES_MAX  256
 #define BENCH_TEXT_MAX    256
 #define BENCH_ARGS_MAX    8
 
 /* --- for servers ------------------------------------------------------------------------------------------------ */
 
-int64_t bench_now(void);                       /* monotonic, ns */
-void bench_idle(int64_t ns);                   /* sleeps */
+int64_t bench_now(void);     /* monotonic, ns */
+void bench_idle(int64_t ns); /* sleeps */
+void bench_yield(void);
 double bench_median(double *values, size_t n); /* sorts them */
 
 /* Measures `n` iterations (or does what its name says to `n` workers), puts its figures into `values` (at most
@@ -40,9 +41,61 @@ int bench_serve(const bench_op *ops, size_t count);
 /* Tells the driver why the request failed, and ends the server: its state is not to be trusted any more. */
 _Noreturn void bench_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Restricts the calling thread to the first CPU it may use; bench_unpin undoes it. */
-void bench_pin(void);
+/* Restricts the calling thread to one of the CPUs that the process had at its first call: the first, the second and so
+ * on, from the first again where there are fewer. bench_unpin gives the thread all of them. */
+void bench_pin_to(int index);
+void bench_pin(void); /* to the first */
 void bench_unpin(void);
+int bench_cpus(void); /* how many there are */
+
+/* Computes until `ns` have passed; for pauses that must not sleep, from about 1 µs. */
+void bench_compute(int64_t ns);
+
+/* Work of a length known before: bench_steps tells how many steps take `ns` on this machine, bench_work does them. */
+long bench_steps(double ns);
+
+static inline uint64_t bench_work(uint64_t x, long steps)
+{
+    for (long i = 0; i < steps; i++)
+        x = x * 6364136223846793005u + 1442695040888963407u;
+    __asm__ volatile("" : "+r"(x));
+    return x;
+}
+
+static inline void bench_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+/* Where a contender that only spins waits: pauses at first, and yields when that took long. A bare spin is ruinous as
+ * soon as there are more spinners than CPUs. Begin with *spins 0. */
+static inline void bench_spin(unsigned *spins)
+{
+    if (++*spins % 256 == 0)
+        bench_yield();
+    else
+        bench_relax();
+}
+
+/* Zeroed memory that forked processes share; never fails. bench_unshare gives it back. */
+void *bench_share(size_t size);
+void bench_unshare(void *memory, size_t size);
+
+/* Threads or forked processes that begin together. begin returns the moment when all of them were let go; end waits for
+ * all, and returns the moment when the last one's body returned. In a process the body may call bench_fail. */
+#define BENCH_TEAM_MAX 32
+
+typedef struct bench_team bench_team;
+bench_team *bench_team_create(int count, bool processes, void (*body)(int index, void *argument), void *argument);
+int64_t bench_team_begin(bench_team *team);
+int64_t bench_team_end(bench_team *team); /* frees it */
+
+/* All of the above: the ns from the beginning to the end. */
+int64_t bench_team_run(int count, bool processes, void (*body)(int index, void *argument), void *argument);
 
 /* The value after `option` in the arguments, NULL if it is not there. */
 const char *bench_option(int argc, char **argv, const char *option);
@@ -87,7 +140,9 @@ struct bench_row {
 
 typedef struct bench_metric {
     const char *name, *title, *unit;
-    double scale; /* the servers' figures are multiplied by it */
+    double scale;     /* the servers' figures are multiplied by it */
+    bool higher;      /* more is better */
+    const char *bold; /* the id of the row that this metric's ratios are to; NULL: see bench.bold */
 } bench_metric;
 
 #define BENCH_ROW(row_id, of_kind, in_server, with_op, iterations, quick_iterations, row_name)         \
@@ -96,10 +151,12 @@ typedef struct bench_metric {
         .n = (iterations), .quick_n = (quick_iterations)                                               \
     }
 
-/* One sentence under the table: the ratio of two rows, paired by rounds. */
+/* One sentence under the table: the ratio of two rows, paired by rounds, or one row's figure. */
 typedef struct bench_comparison {
-    const char *text, *over, *under; /* ids */
-    double target;                   /* at most; 0: none */
+    const char *text, *over; /* an id */
+    const char *under;       /* an id, or several ("a|b"): the best of them. NULL: the figure itself */
+    double target;           /* at most, or at least where more is better; 0: none */
+    const char *metric;      /* NULL: the first */
 } bench_comparison;
 
 typedef struct bench {
@@ -137,11 +194,9 @@ const char *bench_beside(const char *name);
 /* This executable. Never freed. */
 const char *bench_self(void);
 
-/* The Python to measure (BENCH_PYTHON, else python3) and its version "3.11"; false if there is none. */
-bool bench_python(const char **executable, const char **version);
-
-/* bench/peers.py, where this source was when it was compiled. NULL if it is not there. */
-const char *bench_peers_script(void);
+/* Sets up a server that runs bench/NAME by the Python to measure (BENCH_PYTHON, else python3), and puts its version
+ * before the names of the rows that it serves. Without Python, or the file, the server is missing. */
+void bench_python_rows(bench_server *python, const char *name, bench_row *rows, size_t count);
 
 /* printf into memory that is never freed. */
 const char *bench_text(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -84,14 +84,13 @@ def answer(parked, request, n):
     return getattr(parked, verb)(kind, make, n)
 
 
-def main():
-    parked = Parked()
+def serve(answer):
     for line in iter(sys.stdin.readline, ""):
         if line == "quit\n":
             break
         try:
             request, n = line.split()
-            figures = answer(parked, request, int(n))
+            figures = answer(request, int(n))
             print("ok", *figures, flush=True)
         except Exception as e:
             print("error", type(e).__name__, str(e).replace("\n", " "), flush=True)
@@ -99,4 +98,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    parked = Parked()
+    serve(lambda request, n: answer(parked, request, n))

@@ -107,12 +107,17 @@ def round_down(v, unit):
     return max(step * decade for step in (1, 2, 5) if step * decade <= v * 1.0001)
 
 
+def better(table):
+    return "more is better" if table["better"] == "higher" else "less is better"
+
+
 def draw_table(d, table, y, label_right, several):
     unit = table["unit"]
     rows = [r for r in table["rows"] if r["median"] is not None or r.get("missing")]
     measured = [r for r in rows if r["median"] is not None and r["median"] > 0 and r["min"] > 0]
     if several:
         d.text(MARGIN, y + 4, table["title"], 14, bold=True)
+        d.text(MARGIN + text_width(table["title"], 14, True) + 12, y + 4, better(table), 12, kind="soft")
         y += 20
     if not measured:
         d.text(MARGIN, y + 12, "nothing was measured", kind="soft")
@@ -166,15 +171,16 @@ def draw_table(d, table, y, label_right, several):
 
 def draw(result):
     d = Drawing()
-    tables = result["tables"]
+    tables = [t for t in result["tables"] if any(r["median"] is not None or r.get("missing") for r in t["rows"])]
     machine = result["machine"]
     rows = [r for t in tables for r in t["rows"] if r["median"] is not None or r.get("missing")]
     label_right = min(MARGIN + max([text_width(label_of(r), 12.5, r["kind"] == "tandem") for r in rows] or [100]),
                       WIDTH * 0.5)
     title = result["title"][0].upper() + result["title"][1:]
     d.text(MARGIN, 40, title, 19, bold=True)
-    d.text(MARGIN, 61, "median of %d rounds, logarithmic axis, less is better; whiskers: fastest and slowest round; "
-           "×: times the dashed line" % result["rounds"], 12, kind="soft")
+    d.text(MARGIN, 61, "median of %d rounds, logarithmic axis, %swhiskers: fastest and slowest round; "
+           "×: times the dashed line" % (result["rounds"], better(tables[0]) + "; " if len(tables) == 1 else ""),
+           12, kind="soft")
     x = MARGIN
     for kind, name in KINDS:
         if any(r["kind"] == kind for r in rows):

@@ -5,7 +5,9 @@
 
 #include <tandem/base.h>
 #include <tandem/call.h>
+#include <tandem/connection.h>
 #include <tandem/init.h>
+#include <tandem/shared.h>
 #include <tandem/sync.h>
 #include <tandem/worker.h>
 

@@ -64,7 +64,8 @@ extern "C" {
     X(TD_EEMPTY, -20, "the queue is empty")                              \
     X(TD_EFULL, -21, "the queue is full")                                \
     X(TD_EBROKEN, -22, "the barrier is broken")                          \
-    X(TD_ECORRUPT, -23, "shared memory is corrupted")
+    X(TD_ECORRUPT, -23, "shared memory is corrupted")                    \
+    X(TD_ETORN, -24, "cut off or damaged on its way")
 
 /*
  * A result that is no failure: the call has acquired the lock, whose former owner died holding it. What the lock guards

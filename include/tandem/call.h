@@ -193,6 +193,12 @@ TD_API int td_fail(td_call *call, int code, const char *format, ...) TD_PRINTF(3
 /* Has the caller asked this task to stop (td_terminate, td_interrupt)? A flag to poll; costs one load. */
 TD_API bool td_cancelled(const td_call *call);
 
+/*
+ * The same as a cancellation object, for the waits of this task (td_lock_acquire_with and so on): asking the task to
+ * stop ends them at once with TD_ECANCELLED. Valid until the target returns; do not fire or reset it.
+ */
+TD_API td_cancel *td_call_cancel(const td_call *call);
+
 /* The name of the worker that runs this call. Valid until the target returns. */
 TD_API const char *td_call_name(const td_call *call);
 

@@ -23,6 +23,7 @@
 #include <sys/types.h>
 #include <tandem/base.h>
 #include <tandem/call.h>
+#include <tandem/connection.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -55,11 +56,15 @@ typedef struct td_worker_options {
     td_daemon daemon TD_ZERO;   /* default: as the creating worker; the main thread is none */
     td_method method TD_ZERO;   /* processes only */
     size_t stack_size TD_ZERO;  /* bytes, threads only; default: the system's; at least 32 KiB */
+    td_connections connections
+        TD_ZERO; /* TD_CONNECTIONS(a, b): duplicated here; the target has them by td_call_connection. Close your own
+                    when you have no use for them, or the other side will not see the end */
 } td_worker_options;
 
 /*
  * Creates a worker without starting it; NULL on failure: TD_EINVAL (no target, a name too long or empty, a method
- * unknown or given for a thread, a stack too small), TD_ENOMEM, TD_ETOOBIG. Free it with td_free. Does not block.
+ * unknown or given for a thread, a stack too small, a connection that is NULL or closed), TD_ENOMEM, TD_ETOOBIG,
+ * TD_EDESCRIPTOR. Free it with td_free. Does not block.
  * Python: Thread(target=..., args=..., name=..., daemon=...), Process(...).
  */
 TD_API td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *options);
@@ -106,10 +111,10 @@ TD_API bool td_is_alive(const td_worker *worker);
 
 /*
  * Ask a worker to stop. For a process: SIGTERM, SIGKILL, SIGINT. For a thread, terminate and interrupt set the flag
- * that td_cancelled() reads, and kill is refused (TD_EUNSUPPORTED): no thread can be stopped safely from outside.
- * For a process, terminate and interrupt set that flag as well. 0 if it has ended already. A process that dies of a
- * signal sent here has the outcome TD_CANCELLED. Do not wait. Errors: TD_ESTATE (never started), TD_EFORKED.
- * Python: terminate(), kill(), interrupt().
+ * that td_cancelled() reads and fire what td_call_cancel() gives to waits, and kill is refused (TD_EUNSUPPORTED): no
+ * thread can be stopped safely from outside. For a process, terminate and interrupt do that as well. 0 if it has ended
+ * already. A process that dies of a signal sent here has the outcome TD_CANCELLED. Do not wait. Errors: TD_ESTATE
+ * (never started), TD_EFORKED. Python: terminate(), kill(), interrupt().
  */
 TD_API int td_terminate(td_worker *worker);
 TD_API int td_kill(td_worker *worker);
@@ -168,7 +173,9 @@ TD_API int td_result_copy(td_worker *worker, void *to, size_t size, int kind);
 TD_API const char *td_result_str(td_worker *worker);
 TD_API const void *td_result_bytes(td_worker *worker, size_t *size);
 
-/* The name, never NULL. td_set_name is possible until the start. Python: name. */
+/* The name, never NULL. td_set_name is possible until the start; TD_ESTATE after it, TD_EINVAL, TD_ENOMEM. Python:
+ * name.
+ */
 TD_API const char *td_name(const td_worker *worker);
 TD_API int td_set_name(td_worker *worker, const char *name);
 

@@ -27,6 +27,10 @@ void td__fault_leave(const void *from); /* back into the process's own, if they 
  */
 long td__kill_at_step(long n);
 
+/* Orders of events that are rare otherwise: at one of so many steps, at random, this thread gives its processor away or
+ * sleeps for a moment. 0: never. */
+void td__shake_steps(unsigned one_in);
+
 bool td__fault(int error); /* true: fail now, with errno set to `error` */
 #else
 #define td__fault(error)         false

@@ -14,23 +14,28 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include "base/base.h"
 #include "os/fault.h"
 
 /* --- memory ------------------------------------------------------------------------------------------------ */
 
-void *td__alloc(size_t size);  /* zeroed, aligned for every type; NULL when out of memory */
-void td__release(void *block); /* NULL is allowed */
+void *td__alloc(size_t size);       /* zeroed, aligned for every type; NULL when out of memory */
+void *td__alloc_unset(size_t size); /* not zeroed; both may be freed by the libc's free() */
+void td__release(void *block);      /* NULL is allowed */
 
 /* An anonymous shared file of `size` bytes that cannot be shrunk, grown or resealed; close-on-exec. */
 int td__memory_file(const char *name, uint64_t size);
 bool td__is_memory_file(int fd, uint64_t *size); /* made by td__memory_file, still sealed? */
 void *td__map_shared(int fd, uint64_t offset, size_t size);
+void *td__map_reading(int fd, size_t size);
 void *td__map_private(size_t size); /* zeroed pages of our own */
 void *
 td__map_with_children(size_t size);      /* zeroed pages shared with processes forked from now on; td__populate first */
 int td__populate(void *at, size_t size); /* pages now, so that touching them cannot fail */
 void *td__map_uncopied(size_t size);     /* the same, and not there in forked children */
+/* The n-th address where a program of the usual kind has nothing mapped for a long way; 0: no more. */
+uintptr_t td__free_place(int n);
 /* At this address or not at all (NULL, EEXIST); fd negative: zeroed pages of our own. Left out of core dumps. */
 void *td__map_at(uintptr_t at, int fd, size_t size);
 /* Puts a file in the place of pages of our own, which hold the same bytes: -1 if not, with all as it was. */
@@ -38,6 +43,10 @@ int td__map_over(void *at, int fd, size_t size);
 void td__unmap(void *at, size_t size);
 int td__reserve(int fd, uint64_t offset, uint64_t size); /* pages now, so that touching them cannot fail */
 void td__punch(int fd, uint64_t offset, uint64_t size);  /* gives pages back; cannot fail */
+uint64_t td__memory_file_used(int fd);                   /* bytes that have pages; 0 if that cannot be known */
+/* How much memory the system, and the control groups above us, still have to give; UINT64_MAX if that cannot be known.
+ */
+uint64_t td__memory_available(void);
 size_t td__page_size(void);
 
 /* --- time and sleeping ------------------------------------------------------------------------------------- */
@@ -111,6 +120,8 @@ void td__close(int fd);        /* negative: nothing */
 int td__dup_from(int fd, int from);
 int td__dup_to(int fd, int to);            /* without close-on-exec */
 void td__close_range(int first, int last); /* last -1: all above */
+/* All but `but`; those whose numbers follow each other by one call. */
+void td__close_many(const int *fds, size_t count, int but);
 int td__event_fd(unsigned initial);
 void td__event_fd_signal(int fd);
 void td__event_fd_clear(int fd);
@@ -139,10 +150,31 @@ int td__send(int socket, const void *data, size_t size, const int *fds, size_t f
  * none. */
 ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait);
 
+/* The same with a message in parts. `wait` false: EAGAIN instead of blocking. td__receive_parts: *lost (may be NULL)
+ * says that descriptors came but that there were no numbers for them. The size returned is the message's own, and more
+ * than the room if that was too small; what was too much is gone. */
+int td__send_parts(int socket, const struct iovec *parts, size_t count, const int *fds, size_t fd_count, bool wait);
+ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, int *fds, size_t *fd_count, bool wait,
+                          bool *lost);
+void td__socket_enlarge(int socket, int bytes); /* what it may hold unread; as far as the system lets us */
+void td__socket_shut(int socket, bool reading, bool writing);
+bool td__is_packet_socket(int fd); /* such as td__socket_pair makes? */
+
+/* A connected pair that keeps no message borders. Neither call raises SIGPIPE. td__stream_send does not wait: EAGAIN.
+ */
+int td__stream_pair(int fds[2]);
+int td__stream_send(int socket, char byte);
+ssize_t td__stream_receive(int socket, char *bytes, size_t size, bool wait);
+
+/* Waits until a descriptor can be read (or written), or is hung up. 1, 0 at the deadline. */
+int td__wait_ready(int fd, bool writing, int64_t deadline);
+
 /* Waits until one of the descriptors (negative ones are skipped) is readable or hung up; ready[i] tells. The number of
  * ready ones, 0 at the deadline. */
 #define TD__POLL_MAX 1024
 int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline);
+
+int td__flush_all(void); /* all of stdio's output; 0 or an error number */
 
 /* --- signals ----------------------------------------------------------------------------------------------- */
 
@@ -158,11 +190,11 @@ void td__signals_clear(void); /* unblock all */
 void td__signals_reset(uint64_t ignored);
 uint64_t td__signals_ignored(void); /* those ignored now */
 void td__signals_drop(void);        /* those that are blocked and pending */
-/* For the spawner, which lives through Ctrl-C, Ctrl-Z and the like: some signals are ignored there. And back, in a
- * child of it, to the dispositions that td__signals_reset would give: cheaper, since all others are so already. */
+/* For the spawner while it runs the program's code, which may unblock them: it lives through Ctrl-C, Ctrl-Z and the
+ * like. */
 void td__signals_ignore_terminal(void);
-void td__signals_unignore_terminal(uint64_t ignored);
-int td__signal_fd_child(void); /* readable when a child has ended; SIGCHLD must be blocked */
+void td__signal_ignore(int number, bool ignore); /* else the default */
+int td__signal_fd_child(void);                   /* readable when a child has ended; SIGCHLD must be blocked */
 void td__signal_fd_clear(int fd);
 const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
@@ -192,6 +224,13 @@ bool td__die_with_parent(pid_t parent);
  * that must stay open for it. Needs /proc. Does not return if that has happened already.
  */
 int td__follow(int pipe_end);
+
+/* The same in steps, for many children of one process: a directory of that process's descriptors, which costs less to
+ * open from than their own, which is made anew for each; a descriptor out of it (-1: of the caller's own), opened anew;
+ * and following that: it is closed on failure, and -1 is passed on. */
+int td__descriptors(void);
+int td__reopen(int directory, int fd);
+int td__follow_opened(int own);
 
 /* Looks for an ended child without reaping it: 1 found, 0 none has ended, -1 there are no children. */
 int td__child_ended(td__death *death);

@@ -2,97 +2,214 @@
 /* The slow ways of the latch; see latch.h. */
 #include "sync/latch.h"
 #include "sync/section.h"
-#include "sync/spin.h"
 #include "sync/wait.h"
 
 #include <errno.h>
 
-/* How long to sleep where the barriers that a plain release relies on are refused. */
+/* How long to sleep where the barriers that plain releases rely on are refused. */
 #define SLICE_NS 1000000
 
-bool td__release_by_exchange;
-static bool barriers_refused; /* fixed early: we cannot ask the others to pass one */
+/*
+ * How long to spin: about as long as it takes to wake a processor that idles, so that the whole wait takes at most
+ * twice the best. The pauses between two looks grow, for each look takes the cache line from the one who works with it;
+ * at first they are short, for most sections are. Half-way through, the others are asked to stand aside. At the end the
+ * processor is given away, for the holder may need it.
+ */
+#define SPIN_NS      40000
+#define PATIENCE_NS  15000
+#define PAUSES_MOST  64
+#define PRESS_LOOKS  100
+#define PAUSES_ASIDE 16
+#define YIELDS       2
+
+/* Fixed early: all releases of this process are slow; all that are made by its threads, by all processes. */
+static bool by_exchange, private_by_exchange, shared_by_exchange;
+
+uint16_t td__latch_quick(uint16_t index)
+{
+    return by_exchange ? TD__NOBODY : index;
+}
 
 /* When the library is loaded, as a rule before there is a second thread, which would make it a thousand times dearer.
  */
 __attribute__((constructor)) static void register_private(void)
 {
     if (!td__barrier_register(false))
-        td__release_by_exchange = barriers_refused = true;
+        private_by_exchange = by_exchange = true;
 }
 
-void td__latch_register_shared(void)
+void td__latch_register_shared(bool first)
 {
-    if (!td__barrier_register(true))
-        td__release_by_exchange = barriers_refused = true;
+    td__region *region = td__the_region;
+    bool registered = td__barrier_register(true);
+    if (first)
+        region->by_exchange = !registered;
+    shared_by_exchange = region->by_exchange;
+    by_exchange = private_by_exchange || shared_by_exchange || !registered;
+    /* Records that there are already. Only the first process can have several, of threads that do not know it yet. */
+    uint32_t top = td__load_relaxed(&region->party_top);
+    for (uint32_t i = 1; i < top && by_exchange; i++)
+        if (first || td__party_at(i) == td__me)
+            td__party_at(i)->quick = td__latch_quick((uint16_t)i);
 }
 
-static const _Atomic uint32_t *as_word(const td__latch *latch)
-{
-    return (const _Atomic uint32_t *)(const void *)latch;
-}
-
-static uint32_t word_of(uint16_t owner, uint16_t contended)
-{
+/* The parts of a word. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    return (uint32_t)contended << 16 | owner;
+#define OWNER(word)     ((uint16_t)(word))
+#define CONTENDED(word) ((uint16_t)((word) >> 16))
 #else
-    return (uint32_t)owner << 16 | contended;
+#define OWNER(word)     ((uint16_t)((word) >> 16))
+#define CONTENDED(word) ((uint16_t)(word))
 #endif
+
+static bool is_free(uint16_t owner)
+{
+    return owner == 0 || owner == TD__DIED;
 }
 
 /* Tries; *result when it has it. */
 static bool take(td__latch *latch, const td__party *me, int *result)
 {
     uint16_t owner = td__load_relaxed(&latch->owner);
-    if (owner != 0 && owner != TD__DIED)
-        return false;
     *result = owner == TD__DIED ? TD_OWNER_DIED : 0;
-    return td__cas_acquire(&latch->owner, &owner, me->index);
+    /* Acquire: as in td__latch_try. */
+    return is_free(owner) && td__cas_acquire(&latch->owner, &owner, me->index);
+}
+
+static void mark(td__latch *latch, uint16_t bit)
+{
+    if (!(td__load_relaxed(&latch->contended) & bit))
+        td__fetch_or_acq_rel(&latch->contended, bit);
+}
+
+static void pauses(unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        td__relax();
+}
+
+typedef struct waiting {
+    td__latch *latch;
+    td__party *me;
+    int64_t deadline;
+    const td_cancel *cancel;
+    bool shared;
+    bool slept; /* and has perhaps been woken: it is for us to see to the others who sleep */
+    int result;
+} waiting;
+
+/* Asks the others to stand aside, and looks all the time. */
+static bool press(waiting *w)
+{
+    bool taken = false;
+    mark(w->latch, TD__ASIDE);
+    for (int i = 0; i < PRESS_LOOKS && !taken; i++) {
+        td__relax();
+        taken = take(w->latch, w->me, &w->result);
+    }
+    if (taken) /* it has served */
+        td__fetch_and_acq_rel(&w->latch->contended, (uint16_t)~TD__ASIDE);
+    return taken;
+}
+
+static bool spin(waiting *w)
+{
+    int64_t begun = 0, now = 0;
+    bool pressed = false;
+    for (unsigned length = 1; td__cpu_count() > 1 && now - begun < SPIN_NS;) {
+        pauses(length);
+        if (take(w->latch, w->me, &w->result))
+            return true;
+        if (length < PAUSES_MOST) {
+            length *= 2;
+            continue;
+        }
+        now = td__now();
+        if (begun == 0)
+            begun = now;
+        if (w->deadline && now >= w->deadline)
+            break;
+        if (!pressed && now - begun >= PATIENCE_NS) {
+            pressed = true;
+            if (press(w))
+                return true;
+        }
+    }
+    for (int i = 0; i < YIELDS; i++) {
+        td__yield();
+        if (take(w->latch, w->me, &w->result))
+            return true;
+    }
+    return false;
+}
+
+/* A barrier, if releases need one; false: they do, and it is refused. */
+static bool pass_barrier(bool shared)
+{
+    /* In the other case the releaser's compare-and-swap and our fetch_or are of the same word: one sees the other. */
+    return (shared ? shared_by_exchange : private_by_exchange) || td__barrier_others(shared);
+}
+
+/* True: w->result, which is an error if we do not have it. */
+static bool sleep_once(waiting *w)
+{
+    td__latch *latch = w->latch;
+    mark(latch, TD__SLEEPERS);
+    bool passed = pass_barrier(w->shared);
+    if (take(latch, w->me, &w->result))
+        return true;
+    uint32_t word = td__load_relaxed(&latch->word);
+    if (is_free(OWNER(word)) || !(CONTENDED(word) & TD__SLEEPERS))
+        return false;
+    int64_t until = w->deadline;
+    bool sliced = !passed && (!until || until > td__now() + SLICE_NS);
+    if (sliced)
+        until = td__now() + SLICE_NS;
+    int r = td__word_wait(w->me, &latch->word, word, until, w->cancel);
+    w->slept = true;
+    w->result = r;
+    return r < 0 && !(r == TD_ETIMEOUT && sliced);
 }
 
 int td__latch_wait(td__latch *latch, td__party *me, int64_t deadline, const td_cancel *cancel)
 {
-    bool shared = td__is_shared(latch);
-    int result;
-    td__spin spin = { 0 };
-    do {
-        if (take(latch, me, &result))
-            return result;
-    } while (td__spin_more(&spin));
-    for (;;) {
-        /* Others may sleep, whom the one that woke us has left to us: so before we try. */
-        td__store_relaxed(&latch->contended, 1);
-        bool passed = td__barrier_others(shared);
-        if (take(latch, me, &result))
-            break;
-        uint32_t expected = word_of(td__load_relaxed(&latch->owner), 1);
-        if ((uint16_t)expected == 0)
-            continue;
-        int64_t until = deadline;
-        bool sliced = !passed || barriers_refused;
-        if (sliced && (!deadline || deadline > td__now() + SLICE_NS))
-            until = td__now() + SLICE_NS;
-        else
-            sliced = false;
-        int r = td__word_wait(me, as_word(latch), expected, until, cancel);
-        if (r == 0 || (r == TD_ETIMEOUT && sliced))
-            continue;
-        if (take(latch, me, &result))
-            break;
-        /* We may have been woken, too, and give that on. */
-        result = r;
-        td__futex_wake(as_word(latch), 1, shared);
-        break;
+    waiting w = { .latch = latch, .me = me, .deadline = deadline, .cancel = cancel, .shared = td__is_shared(latch) };
+    while (!spin(&w) && !sleep_once(&w))
+        ;
+    int r = w.result;
+    if (r < 0 && !take(latch, me, &w.result)) { /* at the last moment? */
+        td__latch_wake(latch);                  /* we may have been woken, and give that on */
+        w.result = r;
     }
-    td__word_done(me);
-    return result;
+    if (w.slept) {
+        if (w.result >= 0)
+            mark(latch, TD__SLEEPERS); /* others may sleep, whom the one that woke us has left to us */
+        td__word_done(me);
+    }
+    return w.result;
 }
 
-void td__latch_wake(td__latch *latch)
+void td__latch_wake(const td__latch *latch)
 {
-    td__store_relaxed(&latch->contended, 0);
-    td__futex_wake(as_word(latch), 1, td__is_shared(latch));
+    td__futex_wake(&latch->word, 1, td__is_shared(latch));
+}
+
+void td__latch_after(const td__latch *latch, uint16_t contended)
+{
+    if (contended & TD__SLEEPERS)
+        td__latch_wake(latch);
+    if (contended & TD__ASIDE)
+        pauses(PAUSES_ASIDE);
+}
+
+void td__latch_release_slowly(td__latch *latch, const td__party *me)
+{
+    uint32_t word = td__load_relaxed(&latch->word);
+    do
+        word = td__latch_word(me->index, CONTENDED(word));
+    /* Release: as in td__latch_release_quickly. */
+    while (!td__cas_acq_rel(&latch->word, &word, 0));
+    td__latch_after(latch, CONTENDED(word));
 }
 
 void td__latch_abandon(td__latch *latch, uint16_t index)
@@ -100,7 +217,7 @@ void td__latch_abandon(td__latch *latch, uint16_t index)
     uint16_t owner = index;
     /* Release: what the dead one wrote, which reached us through the kernel, to the one that is told of its death. */
     td__cas_acq_rel(&latch->owner, &owner, TD__DIED);
-    td__futex_wake(as_word(latch), 1, td__is_shared(latch));
+    td__futex_wake(&latch->word, 1, td__is_shared(latch));
 }
 
 void td__section_overflow(void)

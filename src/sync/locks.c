@@ -31,73 +31,76 @@ static int given_up(int code, const char *call, const void *lock)
     return code;
 }
 
-/* The quick way has failed. */
-static int acquire_slowly(td__party *me, td_lock *lock, td_time limit, const td_cancel *cancel)
+/* The lock is named already. */
+static int wait_for(td__party *me, td_lock *lock, td_time limit, const td_cancel *cancel)
 {
-    if (owns(me, lock))
-        return given_up(TD_EDEADLOCK, "td_lock_acquire", lock);
-    int r = td__latch_wait(latch_of(lock), me, td__deadline(limit), cancel);
-    if (r < 0)
-        return given_up(r, "td_lock_acquire", lock);
-    td__held_add(me);
-    return r;
+    int r = owns(me, lock) ? TD_EDEADLOCK : td__latch_wait(latch_of(lock), me, td__deadline(limit), cancel);
+    if (r >= 0)
+        return r;
+    td__held_forget(me, lock);
+    return given_up(r, "td_lock_acquire", lock);
 }
 
-static td__party *prepare(const void *lock)
+/* A record with room for one more, or NULL with the error set. */
+static td__party *prepare(const char *call, const void *lock)
 {
     td__party *me = td__party_self();
-    if (td__unlikely(!me))
+    if (!me)
         return NULL;
-    if (td__unlikely(!lock)) {
-        td__fail(TD_EINVAL, "td_lock_acquire: the lock is NULL");
-        return NULL;
-    }
-    if (td__unlikely(!td__held_room(me))) {
-        td__fail(TD_ETOOBIG, "td_lock_acquire: this thread holds %d objects already, the limit", TD__HELD_MAX);
-        return NULL;
-    }
-    td__held_intend(me, lock, TD__HELD_LATCH);
-    return me;
+    if (lock && td__held_room(me))
+        return me;
+    if (!lock)
+        td__fail(TD_EINVAL, "%s: the lock is NULL", call);
+    else
+        td__fail(TD_ETOOBIG, "%s: this thread holds %d objects already, the limit", call, TD__HELD_MAX);
+    return NULL;
+}
+
+static int acquire_with(td_lock *lock, td_time limit, const td_cancel *cancel)
+{
+    td__party *me = prepare("td_lock_acquire", lock);
+    if (!me)
+        return td_last_error();
+    td__held_intend(me, lock);
+    return td__latch_try(latch_of(lock), me) ? 0 : wait_for(me, lock, limit, cancel);
+}
+
+/* As few instructions as can be, and the rest by jumps. */
+static inline int acquire(td__party *me, td_lock *lock)
+{
+    if (td__unlikely(!me || !lock || !td__held_room(me)))
+        return acquire_with(lock, TD_NO_LIMIT, NULL);
+    td__held_intend(me, lock);
+    if (td__unlikely(!td__latch_try(latch_of(lock), me)))
+        return wait_for(me, lock, TD_NO_LIMIT, NULL);
+    return 0;
 }
 
 int td_lock_acquire(td_lock *lock)
 {
-    td__party *me = prepare(lock);
-    if (td__unlikely(!me))
-        return td_last_error();
-    if (td__likely(td__latch_try(latch_of(lock), me))) {
-        td__held_add(me);
-        return 0;
-    }
-    return acquire_slowly(me, lock, TD_NO_LIMIT, NULL);
+    return acquire(td__me, lock);
 }
 
 int td_lock_acquire_with(td_lock *lock, td_time limit, td_cancel *cancel)
 {
-    td__party *me = prepare(lock);
-    if (!me)
-        return td_last_error();
-    if (td__latch_try(latch_of(lock), me)) {
-        td__held_add(me);
-        return 0;
-    }
-    return acquire_slowly(me, lock, limit, cancel);
+    return acquire_with(lock, limit, cancel);
 }
 
 int td_lock_try_acquire(td_lock *lock)
 {
-    td__party *me = prepare(lock);
+    td__party *me = prepare("td_lock_try_acquire", lock);
     if (!me)
         return td_last_error();
     td__latch *latch = latch_of(lock);
+    td__held_intend(me, lock);
     uint16_t owner = td__load_relaxed(&latch->owner);
     while (owner == 0 || owner == TD__DIED) {
-        bool died = owner == TD__DIED;
-        if (td__cas_acquire(&latch->owner, &owner, me->index)) {
-            td__held_add(me);
-            return died ? TD_OWNER_DIED : 0;
-        }
+        int r = owner == TD__DIED ? TD_OWNER_DIED : 0;
+        /* Acquire: as in td__latch_try. */
+        if (td__cas_acquire(&latch->owner, &owner, me->index))
+            return r;
     }
+    td__held_forget(me, lock);
     if (owner == me->index)
         return given_up(TD_EDEADLOCK, "td_lock_try_acquire", lock);
     return td__fail_quick(TD_EBUSY);
@@ -113,25 +116,40 @@ static _Noreturn void not_held(const char *call, const td_lock *lock)
     td__bug("%s: lock %p is held by another thread", call, (const void *)lock);
 }
 
-/* The last one acquired is as a rule the first one released. */
-static void forget(td__party *me, const td_lock *lock)
+static __attribute__((noinline)) void release_slowly(td_lock *lock)
 {
-    uint32_t top = me->held_count - 1;
-    if (td__likely(me->held[top] == (uintptr_t)lock)) {
-        td__program_order();
-        me->held_count = top;
+    td__party *me = td__me;
+    if (!lock || !owns(me, lock))
+        not_held("td_lock_release", lock);
+    td__latch_release(latch_of(lock), me);
+    td__held_forget(me, lock);
+}
+
+static __attribute__((noinline)) void after_release(td__party *me, td_lock *lock, uint16_t contended)
+{
+    td__latch_after(latch_of(lock), contended);
+    td__held_forget(me, lock);
+}
+
+static inline void release(td__party *me, td_lock *lock)
+{
+    if (td__unlikely(!me || !lock || !td__latch_is_quick(latch_of(lock), me) || !td__held_is_last(me, lock))) {
+        release_slowly(lock);
         return;
     }
-    td__held_remove(me, td__held_find(me, lock, TD__HELD_LATCH));
+    uint32_t before = me->held_count - 1;
+    uint16_t contended = td__latch_release_quickly(latch_of(lock));
+    if (td__unlikely(contended != 0)) {
+        after_release(me, lock, contended);
+        return;
+    }
+    td__program_order();
+    me->held_count = before;
 }
 
 void td_lock_release(td_lock *lock)
 {
-    td__party *me = td__me;
-    if (td__unlikely(!lock || !owns(me, lock)))
-        not_held("td_lock_release", lock);
-    td__latch_release(latch_of(lock));
-    forget(me, lock);
+    release(td__me, lock);
 }
 
 bool td_lock_locked(const td_lock *lock)
@@ -170,12 +188,15 @@ static bool is_ours(const td_rlock *lock)
 
 int td_rlock_acquire(td_rlock *lock)
 {
-    return is_ours(lock) ? again(lock) : first(lock, td_lock_acquire((td_lock *)lock));
+    td__party *me = td__me;
+    if (lock && owns(me, &lock->td_lock))
+        return again(lock);
+    return first(lock, acquire(me, (td_lock *)lock));
 }
 
 int td_rlock_acquire_with(td_rlock *lock, td_time limit, td_cancel *cancel)
 {
-    return is_ours(lock) ? again(lock) : first(lock, td_lock_acquire_with((td_lock *)lock, limit, cancel));
+    return is_ours(lock) ? again(lock) : first(lock, acquire_with((td_lock *)lock, limit, cancel));
 }
 
 int td_rlock_try_acquire(td_rlock *lock)
@@ -185,10 +206,11 @@ int td_rlock_try_acquire(td_rlock *lock)
 
 void td_rlock_release(td_rlock *lock)
 {
-    if (!is_ours(lock))
+    td__party *me = td__me;
+    if (td__unlikely(!lock || !owns(me, &lock->td_lock)))
         not_held("td_rlock_release", (td_lock *)lock);
     if (--lock->td_depth == 0)
-        td_lock_release(&lock->td_lock);
+        release(me, &lock->td_lock);
 }
 
 bool td_rlock_locked(const td_rlock *lock)

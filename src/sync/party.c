@@ -15,9 +15,11 @@
 #define DEAD 0x80000000u
 
 _Thread_local td__party *td__me;
+uint32_t td__forks;
 
 static td__step_repair *step_repairs[TD__STEP_LEVELS];
 static td__held_repair *held_repairs[4];
+static td__held_forked *held_forked[4];
 static td__wait_repair *wait_repairs[TD__WAIT_KINDS];
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
@@ -34,6 +36,11 @@ void td__held_register(unsigned tag, td__held_repair *repair)
     held_repairs[tag] = repair;
 }
 
+void td__held_register_forked(unsigned tag, td__held_forked *forked)
+{
+    held_forked[tag] = forked;
+}
+
 void td__wait_register(uint32_t kind, td__wait_repair *repair)
 {
     wait_repairs[kind] = repair;
@@ -48,13 +55,22 @@ int td__held_find(const td__party *me, const volatile void *object, unsigned tag
     return -1;
 }
 
+void td__held_remove(td__party *me, int at)
+{
+    /* Named twice for a moment, never not at all. */
+    me->held[at] = me->held[me->held_count - 1];
+    td__program_order();
+    me->held_count--;
+}
+
 /* --- coming and going -------------------------------------------------------------------------------------- */
 
 /* Before the entry becomes free: a record is clean when it is taken, and stays so if its taker dies at once. */
 static void clean(td__party *party)
 {
     party->held_count = party->section_count = party->undo_count = 0;
-    party->word_waited = party->word_woken = NULL;
+    td__store_relaxed(&party->word_waited, NULL);
+    party->word_woken = NULL;
     for (int level = 0; level < TD__STEP_LEVELS; level++)
         party->step[level].kind = 0;
     td__store_relaxed(&party->asleep, 0);
@@ -62,7 +78,7 @@ static void clean(td__party *party)
     td__store_relaxed(&party->granted, 0);
     td__store_relaxed(&party->list, 0);
     party->list_latch = NULL;
-    party->stray = false;
+    td__store_relaxed(&party->stray, 0);
 }
 
 static void set_free(td__party *party, uint32_t index)
@@ -124,7 +140,9 @@ static uint32_t take_index(td__region *region, uint64_t word)
             if (td__load_relaxed(td__party_entry(i)) == 0 && td__cas_acq_rel(td__party_entry(i), &free, word))
                 return i;
         }
-        if (top >= region->parties || td__region_populate((void *)td__party_entry(top), sizeof(uint64_t)) < 0)
+        /* Whoever looks at the parties below the top touches pages that are there. */
+        if (top >= region->parties || td__region_populate((void *)td__party_entry(top), sizeof(uint64_t)) < 0 ||
+            td__region_populate(td__party_at(top), TD__PARTY_BYTES) < 0)
             return 0;
         td__cas_acq_rel(&region->party_top, &top, top + 1); /* if it fails, another one did it */
     }
@@ -147,14 +165,10 @@ td__party *td__party_make(void)
         return NULL;
     }
     td__party *me = td__party_at(index);
-    if (td__region_populate(me, TD__PARTY_BYTES) < 0) {
-        td__store_release(td__party_entry(index), 0);
-        td__fail(TD_ENOMEM, "out of memory: no page for the record of this thread");
-        return NULL;
-    }
     me->index = (uint16_t)index;
     me->pid = pid;
-    me->stray = stray;
+    me->quick = td__latch_quick((uint16_t)index);
+    td__store_relaxed(&me->stray, stray); /* the event below says that it can be read */
     td__me = me;
     pthread_setspecific(key, me);
     if (stray)
@@ -164,7 +178,7 @@ td__party *td__party_make(void)
 
 /* --- forks ------------------------------------------------------------------------------------------------- */
 
-/* The private latches that the forking thread holds, with its index then. One thread forks at a time. */
+/* What the forking thread holds of private objects, with its index then. One thread forks at a time. */
 static uintptr_t kept[TD__HELD_MAX];
 static uint32_t kept_count;
 static uint16_t kept_index;
@@ -172,41 +186,53 @@ static uint16_t kept_index;
 void td__party_before_fork(void)
 {
     td__party *me = td__me;
-    kept_count = 0;
+    if (kept_count != 0) /* a spawner, which forks often, has none: no page is written here, nor below in its child */
+        kept_count = 0;
     if (!me)
         return;
     kept_index = me->index;
     for (uint32_t i = 0; i < me->held_count; i++)
-        if (!td__is_shared((void *)me->held[i]) && (me->held[i] & 3) == TD__HELD_LATCH)
+        if (!td__is_shared((void *)me->held[i]))
             kept[kept_count++] = me->held[i];
+}
+
+static void keep(td__party *me, uintptr_t held)
+{
+    void *object = (void *)(held & ~(uintptr_t)3);
+    unsigned tag = held & 3;
+    if (tag == TD__HELD_LATCH) {
+        td__latch *latch = object;
+        if (td__load_relaxed(&latch->owner) != kept_index)
+            return;
+        td__store_relaxed(&latch->owner, me ? me->index : TD__DIED);
+    }
+    if (me)
+        me->held[me->held_count++] = held;
+    if (tag != TD__HELD_LATCH && held_forked[tag])
+        held_forked[tag](me, object, kept_index);
 }
 
 void td__party_moved(void)
 {
-    td__me = NULL;
+    if (td__me)
+        td__me = NULL;
     if (kept_count == 0)
         return;
     td__party *me = td__party_make();
-    for (uint32_t i = 0; i < kept_count; i++) {
-        td__latch *latch = (td__latch *)kept[i];
-        if (td__load_relaxed(&latch->owner) != kept_index)
-            continue;
-        td__store_relaxed(&latch->owner, me ? me->index : TD__DIED);
-        if (me)
-            me->held[me->held_count++] = kept[i];
-    }
+    for (uint32_t i = 0; i < kept_count; i++)
+        keep(me, kept[i]);
 }
 
 void td__party_after_fork(bool by_spawner)
 {
+    td__forks++;
     td__region *region = td__the_region;
-    stray = !by_spawner && td__shared_size != 0;
+    bool is_stray = !by_spawner && td__shared_size != 0;
+    if (stray != is_stray)
+        stray = is_stray;
     if (region && td__shared_size == 0) {
-        /* A copy of the parent's, of our own: its other threads are not there. */
-        uint32_t top = td__load_relaxed(&region->party_top);
-        for (uint32_t i = 1; i < top; i++)
-            if (td__load_relaxed(td__party_entry(i)) && td__party_at(i) != td__me)
-                set_free(td__party_at(i), i);
+        /* A copy of the parent's, of our own. Its other threads are not there, but the locks that they held are, and
+         * name them: their indexes are not given to others. */
         if (td__me)
             td__me->pid = (uint32_t)td__getpid();
         return;
@@ -242,7 +268,7 @@ static void undo_sections(td__party *dead, uint16_t index)
             /* Release: the undone changes. */
             td__cas_acq_rel(&latch->owner, &owner, 0);
         }
-        td__futex_wake((const _Atomic uint32_t *)(const void *)latch, 1, true);
+        td__latch_wake(latch);
     }
 }
 
@@ -282,20 +308,14 @@ static bool repair_wait(td__party *me, td__party *dead)
     return true;
 }
 
-static void abandon_above(td__party *dead)
-{
-    td__latch *latch = (td__latch *)dead->held[dead->held_count];
-    if (is_object(latch, sizeof *latch))
-        td__latch_abandon(latch, dead->index);
-}
-
 static bool repair(td__party *me, td__party *dead, uint32_t index)
 {
     dead->index = (uint16_t)index;
     if (!repair_wait(me, dead))
         return false;
-    if (is_object(dead->word_waited, 4))
-        td__futex_wake(dead->word_waited, 1, true);
+    const _Atomic uint32_t *waited = td__load_relaxed(&dead->word_waited);
+    if (is_object(waited, 4))
+        td__futex_wake(waited, 1, true);
     if (is_object(dead->word_woken, 4))
         td__futex_wake(dead->word_woken, INT_MAX, true);
     for (int level = 0; level < TD__STEP_LEVELS; level++) {
@@ -306,9 +326,6 @@ static bool repair(td__party *me, td__party *dead, uint32_t index)
     }
     if (dead->held_count > TD__HELD_MAX)
         dead->held_count = TD__HELD_MAX;
-    /* The one above the count may have been acquired without being counted, if it is a latch, which tells. */
-    if (dead->held_count < TD__HELD_MAX && (dead->held[dead->held_count] & 3) == TD__HELD_LATCH)
-        abandon_above(dead);
     while (dead->held_count > 0)
         if (!abandon_top(me, dead))
             return false;
@@ -350,6 +367,15 @@ bool td__parties_repair(void)
     return all;
 }
 
+void td__parties_poke(pid_t pid)
+{
+    td__region *region = td__the_region;
+    uint32_t top = region && td__shared_size ? td__load_seq_cst(&region->party_top) : 0;
+    for (uint32_t i = 1; i < top && i < region->parties; i++)
+        if ((uint32_t)td__load_relaxed(td__party_entry(i)) == (uint32_t)pid)
+            td__party_poke(td__party_at(i));
+}
+
 bool td__parties_of(pid_t pid)
 {
     td__region *region = td__the_region;
@@ -367,7 +393,7 @@ size_t td__parties_strays(pid_t *pids, size_t capacity)
     uint32_t top = region && td__shared_size ? td__load_acquire(&region->party_top) : 0;
     for (uint32_t i = 1; i < top && i < region->parties; i++) {
         uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
-        bool known = pid == 0 || pid & DEAD || !td__party_at(i)->stray;
+        bool known = pid == 0 || pid & DEAD || !td__load_relaxed(&td__party_at(i)->stray);
         for (size_t at = 0; at < count && !known; at++)
             known = pids[at] == (pid_t)pid;
         if (!known && count < capacity)

@@ -42,10 +42,11 @@ typedef struct td__step {
 typedef struct td__party {
     /* fixed while in use */
     uint16_t index;
-    bool stray; /* of a process that the program's main process watches, not a spawner: a forked child */
+    uint16_t quick;         /* the index, or that of nobody, see latch.h */
+    _Atomic uint16_t stray; /* of a process that the program's main process watches, not a spawner: a forked child */
     uint32_t pid;
 
-    /* own: what it holds. held[held_count] is named before it is acquired. */
+    /* own: what it holds. A latch is named, and counted, before it is acquired and until after it is released. */
     uint32_t held_count;
     /* own: the sections it is in, is about to enter or is leaving */
     uint32_t section_count;
@@ -53,7 +54,8 @@ typedef struct td__party {
     uint32_t section_undo[TD__SECTION_DEPTH]; /* undo_count when it was entered */
     uint32_t undo_count;
     /* own: the word it sleeps on, or has been woken from without having looked; and the one whose sleepers it wakes */
-    const _Atomic uint32_t *word_waited, *word_woken;
+    const _Atomic uint32_t *_Atomic word_waited; /* others read it in debug builds only */
+    const _Atomic uint32_t *word_woken;
     td__step step[TD__STEP_LEVELS];
 
     /* others: */
@@ -94,31 +96,36 @@ static inline _Atomic uint64_t *td__party_entry(uint32_t index)
     return (_Atomic uint64_t *)((char *)td__the_region + TD__REGION_ENTRIES) + index;
 }
 
-/* In the record: an object is about to be acquired; has been acquired; has been released. Never more than TD__HELD_MAX:
- * td__held_room says whether there is room. */
+/* In the record: a latch is about to be acquired; has been released, or not been acquired. Never more than
+ * TD__HELD_MAX: td__held_room says whether there is room. What is above the count names nothing: it may have become
+ * something else. */
 static inline bool td__held_room(const td__party *me)
 {
     return me->held_count < TD__HELD_MAX;
 }
-static inline void td__held_intend(td__party *me, const volatile void *object, unsigned tag)
+static inline void td__held_intend(td__party *me, const volatile void *latch)
 {
-    me->held[me->held_count] = (uintptr_t)object | tag;
+    uint32_t count = me->held_count;
+    me->held[count] = (uintptr_t)latch | TD__HELD_LATCH;
+    td__program_order(); /* named before it is counted, counted before it is acquired */
+    me->held_count = count + 1;
     td__program_order();
-}
-static inline void td__held_add(td__party *me)
-{
-    td__program_order();
-    me->held_count++;
 }
 /* The place of an object among those held, or -1. */
 int td__held_find(const td__party *me, const volatile void *object, unsigned tag);
-static inline void td__held_remove(td__party *me, int at)
+void td__held_remove(td__party *me, int at);
+/* The last one named is as a rule the first one released. */
+static inline bool td__held_is_last(const td__party *me, const volatile void *latch)
+{
+    return me->held[me->held_count - 1] == ((uintptr_t)latch | TD__HELD_LATCH);
+}
+static inline void td__held_forget(td__party *me, const volatile void *latch)
 {
     td__program_order();
-    /* Named twice for a moment, never not at all. */
-    me->held[at] = me->held[me->held_count - 1];
-    td__program_order();
-    me->held_count--;
+    if (td__likely(td__held_is_last(me, latch)))
+        me->held_count--;
+    else
+        td__held_remove(me, td__held_find(me, latch, TD__HELD_LATCH));
 }
 
 /* In the record: a step begins, ends. */
@@ -176,10 +183,24 @@ void td__held_register(unsigned tag, td__held_repair *repair);
 void td__party_before_fork(void);
 void td__party_after_fork(bool by_spawner); /* whose children it watches itself; others announce themselves */
 
+/*
+ * How many forks lie between this process and the program's first one. A private object that keeps the number it was
+ * last used under sees by it that those who waited there, or were inside a section, are the parent's.
+ */
+extern uint32_t td__forks;
+
+/*
+ * What the forking thread held of private objects that are held by being counted, in the child: `me` is the child's
+ * party (NULL: there was no memory for one), whose record names the object again, in place of the parent's.
+ */
+typedef void td__held_forked(td__party *me, void *object, uint16_t parent_index);
+void td__held_register_forked(unsigned tag, td__held_forked *forked);
+
 /* The region has been replaced by another one: the calling thread, the only one, is to have a record there. */
 void td__party_moved(void);
 
 /* Makes a party that waits look at its surroundings. */
 void td__party_poke(td__party *party);
+void td__parties_poke(pid_t pid); /* those of a process */
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Making and mapping the region; see region.h. */
 #include "sync/region.h"
+#include "sync/latch.h"
 #include "sync/lock.h"
-#include "sync/party.h"
 
 #include <errno.h>
 
@@ -11,12 +11,9 @@ uintptr_t td__shared_base;
 size_t td__shared_size;
 int td__region_file = -1;
 int td__arrivals = -1;
+void (*td__region_hook)(td__region *region);
 
 static td__lock lock; /* guards the making of it */
-
-/* Where nothing is mapped in a program of the usual kind; the second one is for ThreadSanitizer, which keeps most of
- * the address space for itself; the last for machines with fewer address bits. */
-static const uintptr_t bases[] = { 0x200000000000, 0x7e9000000000, 0x300000000000, 0x2000000000 };
 
 /* From much to little: address space may be limited (RLIMIT_AS), and so may the size of files (RLIMIT_FSIZE). */
 static const struct plan {
@@ -48,8 +45,9 @@ static void lay_out(td__region *region, uintptr_t base, const struct plan *plan)
 static void *map_somewhere(int file, size_t size)
 {
     errno = ENOMEM;
-    for (size_t i = 0; i < TD__COUNT(bases); i++) {
-        void *at = td__map_at(bases[i], file, size);
+    uintptr_t base;
+    for (int i = 0; (base = td__free_place(i)) != 0; i++) {
+        void *at = td__map_at(base, file, size);
         if (at)
             return at;
     }
@@ -109,6 +107,14 @@ static int carry_over(td__region *region, int *file)
     return -1;
 }
 
+static void share(td__region *region)
+{
+    if (td__region_hook)
+        td__region_hook(region);
+    td__shared_base = (uintptr_t)region;
+    td__shared_size = region->size;
+}
+
 int td__region_create(void)
 {
     int file = -1, error = 0;
@@ -122,8 +128,8 @@ int td__region_create(void)
         } else {
             td__the_region = region;
             td__region_file = file;
-            td__shared_base = (uintptr_t)region;
-            td__shared_size = region->size;
+            share(region);
+            td__latch_register_shared(true);
         }
     }
     td__lock_release(&lock);
@@ -147,12 +153,22 @@ bool td__region_attach(int file)
     td__the_region = region;
     if (region) {
         td__region_file = file;
-        td__shared_base = head.base;
-        td__shared_size = head.size;
+        share(region);
+        td__latch_register_shared(false);
     }
     if (former)
         td__party_moved();
     return region != NULL;
+}
+
+void td__region_before_fork(void)
+{
+    td__lock_acquire(&lock);
+}
+
+void td__region_after_fork(void)
+{
+    td__lock_release(&lock);
 }
 
 int td__region_populate(void *at, size_t size)

@@ -30,6 +30,7 @@ typedef struct td__region {
     uint64_t magic, base, size;
     uint64_t records, arena; /* offsets */
     uint32_t parties;        /* how many there can be, index 0 included */
+    uint32_t by_exchange;    /* no process releases a latch by a plain store, see latch.h */
 
     _Atomic uint32_t party_top;          /* no party with this index or above has been used yet */
     _Atomic uint32_t serial;             /* the last number given to an attached thread */
@@ -53,7 +54,10 @@ static inline bool td__is_shared(const volatile void *at)
     return (uintptr_t)at - td__shared_base < td__shared_size;
 }
 
-/* By td_init in the main process: 0, or -1 with errno. Again: nothing. */
+/* Called when this process gets its shared region, before td__shared_size says so: for the layer above. */
+extern void (*td__region_hook)(td__region *region);
+
+/* By td_init in the main process: 0, or -1 with errno. Again: nothing. Both register the process for latches. */
 int td__region_create(void);
 
 /* In a spawner, with the file of the program that started it; false: it cannot be mapped at that address. */
@@ -61,6 +65,10 @@ bool td__region_attach(int file);
 
 /* The region of this process, made private if there is none yet; NULL: no memory. */
 td__region *td__region_get(void);
+
+/* Around a fork; what stands between them must not ask for the region. */
+void td__region_before_fork(void);
+void td__region_after_fork(void);
 
 /* Makes sure that these bytes have pages. -1 with errno: there is no memory for them. */
 int td__region_populate(void *at, size_t size);

@@ -58,7 +58,7 @@ static inline void td__section_leave(td__party *me, td__latch *latch)
     td__program_order();
     me->undo_count = me->section_undo[depth]; /* from here on the changes hold */
     td__program_order();
-    td__latch_release(latch);
+    td__latch_release(latch, me);
     td__program_order();
     me->section_count = depth;
 }
@@ -77,6 +77,18 @@ static inline void td__section_note(td__party *me, volatile void *at, size_t siz
     __builtin_memcpy(&undo->old, (const void *)at, size);
     td__program_order(); /* noted before it is changed */
     me->undo_count++;
+    td__program_order();
+}
+
+/* Takes back what the innermost section has changed so far: for who finds in the middle that it cannot be done. */
+static inline void td__section_undo(td__party *me)
+{
+    uint32_t from = me->section_undo[me->section_count - 1];
+    /* If it dies in between, the repair does all of it again. */
+    for (uint32_t i = me->undo_count; i-- > from;)
+        __builtin_memcpy(me->undo[i].at, &me->undo[i].old, me->undo[i].size);
+    td__program_order();
+    me->undo_count = from;
     td__program_order();
 }
 

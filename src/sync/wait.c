@@ -37,7 +37,8 @@ void td_cancel_fire(td_cancel *cancel)
     td__region *region = td__the_region;
     if (!region)
         return;
-    uint32_t top = td__load_acquire(&region->party_top);
+    /* Sequentially consistent, too: the waiter that does not see it fired has its place below the top we see. */
+    uint32_t top = td__load_seq_cst(&region->party_top);
     for (uint32_t i = 1; i < top; i++)
         if (td__load_relaxed(td__party_entry(i)) && td__load_seq_cst(&td__party_at(i)->cancel) == (uintptr_t)cancel)
             td__party_poke(td__party_at(i));
@@ -52,6 +53,12 @@ void td__party_poke(td__party *party)
     uint32_t asleep = td__load_seq_cst(&party->asleep);
     if (asleep)
         td__futex_wake(&party->wake, 1, asleep == 2);
+}
+
+/* Who fires it may be in another process: it is in shared memory, or it is that of a worker's call. */
+static bool is_wide(const td_cancel *cancel)
+{
+    return cancel && td__shared_size != 0;
 }
 
 static void cancel_begins(td__party *me, const td_cancel *cancel)
@@ -69,12 +76,10 @@ static void cancel_ends(td__party *me, const td_cancel *cancel)
 /* Until something is granted: 0, TD_ETIMEOUT or TD_ECANCELLED. */
 static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool shared)
 {
-    td__spin spin = { 0 };
     int r = 0;
-    while (!td__load_acquire(&me->granted) && td__spin_more(&spin))
-        ;
-    if (td__load_acquire(&me->granted))
+    if (td__spin_while(&me->granted, 0))
         return 0;
+    shared |= is_wide(cancel);
     cancel_begins(me, cancel);
     td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
     for (;;) {
@@ -139,27 +144,60 @@ td__party *td__wait_grant(td__party *me, td__waiters *list, uint32_t granted)
     return first;
 }
 
-int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
-                     const td_cancel *cancel)
+void td__wait_join(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind)
 {
-    bool shared = td__is_shared(latch);
+    td__store_relaxed(&me->granted,
+                      0); /* and so it is if we die before we are linked: of an earlier wait it was taken */
     me->list_kind = kind;
     td__program_order();
     me->list_latch = latch; /* named before it is linked */
     link_last(me, list);
+}
+
+/* Inside the section, after sleeping: what it has come to; 0: nothing yet. */
+static int outcome(td__party *me, int parked)
+{
+    /* Only here, under the latch, is it sure that what was granted will not be taken back. */
+    uint32_t granted = td__load_relaxed(&me->granted);
+    if (granted)
+        return (int)granted;
+    if (parked < 0) {
+        unlink_from(me, (td__waiters *)td__load_relaxed(&me->list), me);
+        td__wait_taken(me);
+    }
+    return parked;
+}
+
+int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
+                     const td_cancel *cancel)
+{
+    bool shared = td__is_shared(latch);
+    td__wait_join(me, latch, list, kind);
     for (;;) {
         td__section_leave(me, latch);
         int r = park(me, deadline, cancel, shared);
         td__section_enter(me, latch);
-        /* Only here, under the latch, is it sure that what was granted will not be taken back. */
-        uint32_t granted = td__load_relaxed(&me->granted);
+        r = outcome(me, r);
+        if (r)
+            return r;
+    }
+}
+
+int td__wait_joined(td__party *me, td__latch *latch, int64_t deadline, const td_cancel *cancel)
+{
+    bool shared = td__is_shared(latch);
+    for (;;) {
+        int r = park(me, deadline, cancel, shared);
+        /* Acquire: what the granter wrote. Of a private object nothing is ever taken back, as its sections end or the
+         * whole process does; and who has granted us something does not touch our links any more. */
+        uint32_t granted = shared ? 0 : td__load_acquire(&me->granted);
         if (granted)
             return (int)granted;
-        if (r < 0) {
-            unlink_from(me, list, me);
-            td__wait_taken(me);
+        td__section_enter(me, latch);
+        r = outcome(me, r);
+        td__section_leave(me, latch);
+        if (r)
             return r;
-        }
     }
 }
 
@@ -179,16 +217,16 @@ static int wait_a_slice(const td__futex_item *item, int64_t deadline)
 int td__words_wait(td__party *me, const td__futex_item *items, size_t count, int64_t deadline, const td_cancel *cancel)
 {
     td__futex_item all[TD__FUTEX_MANY];
-    bool shared = td__is_shared(cancel);
     int r = 0;
+    bool wide = is_wide(cancel);
     cancel_begins(me, cancel);
-    td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
+    td__exchange_seq_cst(&me->asleep, wide ? 2 : 1);
     uint32_t wake = td__load_seq_cst(&me->wake);
     if (cancel && td__load_seq_cst(fired(cancel))) {
         r = TD_ECANCELLED;
     } else {
         memcpy(all, items, count * sizeof *items);
-        all[count] = (td__futex_item){ &me->wake, wake, shared };
+        all[count] = (td__futex_item){ &me->wake, wake, wide };
         if (td__futex_wait_many(all, count + 1, deadline) < 0) {
             if (errno == ETIMEDOUT)
                 r = TD_ETIMEOUT;
@@ -205,7 +243,7 @@ int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected
                   const td_cancel *cancel)
 {
     bool shared = td__is_shared(word);
-    me->word_waited = word; /* named before it sleeps, and until it has looked */
+    td__store_relaxed(&me->word_waited, word); /* named before it sleeps, and until it has looked */
     td__program_order();
     if (cancel)
         return td__words_wait(me, &(td__futex_item){ word, expected, shared }, 1, deadline, cancel);
@@ -219,4 +257,18 @@ void td__word_wake(td__party *me, int n)
     td__futex_wake(word, n, td__is_shared(word));
     td__program_order();
     me->word_woken = NULL;
+}
+
+uint32_t td__word_waiters(const _Atomic uint32_t *word)
+{
+    td__region *region = td__the_region;
+    uint32_t top = region ? td__load_acquire(&region->party_top) : 0;
+    uint32_t pid = (uint32_t)td__getpid(), count = 0;
+    for (uint32_t i = 1; i < top; i++) {
+        uint32_t of = (uint32_t)td__load_relaxed(td__party_entry(i));
+        /* A private word's address means something else in another process. */
+        if (of && (of == pid || td__is_shared(word)) && td__load_relaxed(&td__party_at(i)->word_waited) == word)
+            count++;
+    }
+    return count;
 }

@@ -34,15 +34,28 @@ void td__wait_register(uint32_t kind, td__wait_repair *repair);
 /*
  * Inside the section of `latch`, the only one: joins the end of the list, leaves the section, sleeps, and comes back
  * inside it when it has been granted something, which it returns (> 0); or TD_ETIMEOUT or TD_ECANCELLED, off the list,
- * without a sentence. The caller then calls td__wait_taken when the grant is put to its use, before or after it leaves
- * the section.
+ * without a sentence. The caller then puts the grant to its use and calls td__wait_taken, both inside this section: a
+ * death finds both or neither.
  */
 int td__wait_on_list(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind, int64_t deadline,
                      const td_cancel *cancel);
 static inline void td__wait_taken(td__party *me)
 {
+    td__set(me, &me->list_latch, NULL);
+}
+
+/*
+ * The same in two steps, for who has to let go of something in between. Inside the section: joins the end of the list.
+ * Then, outside of it: sleeps, and comes back outside of it. What was granted counts as not yet taken until
+ * td__wait_used: by a death it is given on.
+ */
+void td__wait_join(td__party *me, td__latch *latch, td__waiters *list, uint32_t kind);
+int td__wait_joined(td__party *me, td__latch *latch, int64_t deadline, const td_cancel *cancel);
+static inline void td__wait_used(td__party *me)
+{
     td__program_order();
     me->list_latch = NULL;
+    td__program_order();
 }
 
 /* Inside the section: takes the first off the list and grants it `granted` (> 0). NULL: nobody waits. Poke it after
@@ -65,11 +78,14 @@ int td__word_wait(td__party *me, const _Atomic uint32_t *word, uint32_t expected
 static inline void td__word_done(td__party *me)
 {
     td__program_order();
-    me->word_waited = NULL;
+    td__store_relaxed(&me->word_waited, NULL);
 }
 /* The same on several words, at most TD__FUTEX_MANY - 1, without naming them: who makes such words ready wakes all. */
 int td__words_wait(td__party *me, const td__futex_item *items, size_t count, int64_t deadline,
                    const td_cancel *cancel);
+
+/* How many threads wait for this word: a look, for debug builds and tests. */
+uint32_t td__word_waiters(const _Atomic uint32_t *word);
 /* Names the word before the change that ends a wait; then the change; then td__word_wake. */
 static inline void td__word_change(td__party *me, const _Atomic uint32_t *word)
 {

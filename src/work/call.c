@@ -13,6 +13,23 @@ static const char *kind_name(int kind)
     return kind >= 0 && kind < (int)TD__COUNT(names) ? names[kind] : "a value of unknown kind";
 }
 
+void td__call_prepare(td_call *call, const void *arg, size_t arg_size, int arg_kind, const char *name,
+                      const _Atomic uint32_t *cancel)
+{
+    call->arg = arg;
+    call->arg_size = arg_size;
+    call->arg_kind = arg_kind;
+    call->name = name;
+    call->cancel = cancel;
+    call->result = NULL;
+    call->result_size = 0;
+    call->result_kind = TD_KIND_NONE;
+    call->failed = 0;
+    call->connections = NULL;
+    call->connection_count = 0;
+    call->message[0] = 0; /* the rest of it, and `leave`, is written before it is read */
+}
+
 td_state td__call_run(td_call *call, td_target *target, int *code)
 {
     if (setjmp(call->leave) == 0)
@@ -100,6 +117,26 @@ bool td_cancelled(const td_call *call)
 {
     /* Relaxed: a hint to stop; nothing is published with it. */
     return td__load_relaxed(call->cancel) != 0;
+}
+
+/* The flag is one: fired from this process by td_cancel_fire, from the starter's by td__parties_poke. */
+td_cancel *td_call_cancel(const td_call *call)
+{
+    return call ? (td_cancel *)(uintptr_t)call->cancel : NULL;
+}
+
+td_connection *td_call_connection(td_call *call, size_t index)
+{
+    if (index < call->connection_count)
+        return call->connections[index];
+    td__fail(TD_EINVAL, "td_call_connection: worker '%s' has no connection %zu: it was given %zu", call->name, index,
+             call->connection_count);
+    return NULL;
+}
+
+size_t td_call_connection_count(const td_call *call)
+{
+    return call->connection_count;
 }
 
 const char *td_call_name(const td_call *call)

@@ -129,26 +129,25 @@ static _Noreturn void run(td_worker *worker, td__fork_record *record, const char
     char name[TD_NAME_MAX];
     if (!td__die_with_parent(record->forked.holder))
         td__exit_now(1);
-    memcpy(name, worker->name, sizeof name);
+    td__format(name, sizeof name, "%s", worker->name); /* the handle is the parent's, and its copy may be freed */
     td__the.role = TD__ROLE_WORKER;
     td__main_reset(name, worker->daemon, parent_name, parent_pid);
     td__thread_name(name);
+    td__connections_keep_only(worker->connections, worker->connection_count);
     td__limit core = { 0, 0 };
     if (!td__the.options.core_dumps && td__limit_without_core(&core))
         td__limit_set(TD__LIMIT_CORE, core);
     td__signals_reset(td__the.born_ignored);
     td__signals_clear();
-    call = (td_call){ .arg = worker->arg,
-                      .arg_size = worker->arg_size,
-                      .arg_kind = worker->arg_kind,
-                      .name = worker->name,
-                      .cancel = &record->slot->cancel };
+    td__call_prepare(&call, worker->arg, worker->arg_size, worker->arg_kind, name, &record->slot->cancel);
+    call.connections = worker->connections;
+    call.connection_count = worker->connection_count;
     td__program_guard_exit();
     uint32_t epoch = td__the.epoch;
     int code;
     td_state state = td__call_run(&call, worker->target, &code);
     if (td__the.epoch != epoch) {
-        fflush(NULL);
+        td__flush_all();
         td__exit_now(td__exitcode_of(code));
     }
     td__publish(record->slot, state, code, call.message, &call, room, record);

@@ -164,8 +164,7 @@ void td__spawner_lost(td__spawner *spawner)
 
 static int failed(const char *for_whom, const char *stage, int error)
 {
-    td_worker named = { .kind = TD_PROCESS };
-    td__format(named.name, sizeof named.name, "%s", for_whom);
+    td_worker named = { .kind = TD_PROCESS, .name = (char *)(uintptr_t)for_whom };
     return td__start_failed(&named, stage, error);
 }
 

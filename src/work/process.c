@@ -6,6 +6,7 @@
  * the slot is then released, unless threads still sleep on it ("pins"): the last of them releases it. All under the
  * handle's lock, except the sleep itself.
  */
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/module.h"
 #include "work/worker.h"
@@ -22,10 +23,11 @@ typedef struct start {
     td__identity identity;
     bool identified; /* identity has been read */
     td__place place;
-    int fds[4]; /* the open streams, then the working directory */
+    int fds[4 + TD_CONNECTIONS_MAX]; /* the open streams, the working directory, the connections */
     size_t fd_count;
     int cwd;
     uint32_t streams;
+    bool streams_looked; /* one of them is closed: they are looked at one by one */
     char path[PATH_MAX]; /* of the file the target is in, if the spawner has not loaded it; last, see td__process_start
                           */
 } start;
@@ -41,19 +43,20 @@ static unsigned owner_for(const td__spawner *spawner)
     return spawner->inherited ? self_as_owner() : TD__OWNER_MAIN;
 }
 
-static int collect_streams(start *start)
+/* Those of the standard streams that are open: or, at first, all of them, which costs no calls. */
+static void collect_streams(start *start, bool look)
 {
+    start->streams = 0;
+    start->fd_count = 0;
     for (int stream = 0; stream < 3; stream++)
-        if (td__is_open(stream)) {
+        if (!look || td__is_open(stream)) {
             start->streams |= 1u << stream;
             start->fds[start->fd_count++] = stream;
         }
-    start->cwd = td__open_path(".");
-    if (start->cwd < 0)
-        return td__start_failed(start->worker, "open the working directory", errno);
     start->streams |= 8;
     start->fds[start->fd_count++] = start->cwd;
-    return 0;
+    for (size_t i = 0; i < start->worker->connection_count; i++)
+        start->fds[start->fd_count++] = td__connection_fd(start->worker->connections[i]);
 }
 
 /* Puts argument, environment and file name into the slot, or into its window if they are large. */
@@ -108,17 +111,26 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
     request->build_id_size = start->place.build_id_size;
     memcpy(request->build_id, start->place.build_id, sizeof request->build_id);
     request->daemon = worker->daemon;
-    memcpy(request->name, worker->name, sizeof request->name);
+    td__format(request->name, sizeof request->name, "%s", worker->name);
     td_worker *self = td_main();
     td__format(request->parent_name, sizeof request->parent_name, "%s", self ? self->name : "");
-    request->parent_pid = td__getpid();
+    request->parent_pid = td__the.pid;
     return write_payload(start, slot, index);
 }
 
 static int send_request(start *start, int socket, uint32_t index, uint32_t generation)
 {
-    td__message message = { .what = TD__START, .slot = index, .generation = generation, .streams = start->streams };
-    return td__send(socket, &message, sizeof message, start->fds, start->fd_count);
+    td__message message = { .what = TD__START, .slot = index, .generation = generation };
+    message.connections = start->worker->connection_count;
+    for (size_t i = 0; i < start->worker->connection_count; i++)
+        message.rights[i] = (unsigned char)td__connection_rights(start->worker->connections[i]);
+    for (bool look = start->streams_looked;; look = start->streams_looked = true) {
+        collect_streams(start, look);
+        message.streams = start->streams;
+        int r = td__send(socket, &message, sizeof message, start->fds, start->fd_count);
+        if (r == 0 || errno != EBADF || look)
+            return r;
+    }
 }
 
 enum { NO_SPARE = 1, SPAWNER_DEAD = 2, SPAWNER_WRONG = 3 };
@@ -283,7 +295,10 @@ int td__process_start(td_worker *worker)
         return td__fail(TD_ETARGET,
                         "cannot start worker '%s': its target is not a function of the program or its libraries",
                         worker->name);
-    int code = collect_streams(&start);
+    int code = 0;
+    start.cwd = td__open_path(".");
+    if (start.cwd < 0)
+        code = td__start_failed(worker, "open the working directory", errno);
     for (int attempt = 0; code == 0 && attempt < 4; attempt++) {
         /* The current one, as if it were the right one; if it was not, the right one, started if need be. */
         start.spawner = start.identified ? NULL : td__spawner_current();
@@ -340,8 +355,8 @@ static int copy_result(td_worker *worker, const td__reply *reply)
         td__unmap(window, size);
     if (!worker->result)
         return -1;
-    worker->result_size = size;
-    worker->result_kind = kind;
+    worker->result_size = (uint32_t)size;
+    worker->result_kind = (uint8_t)kind;
     return 0;
 }
 
@@ -351,19 +366,20 @@ static void take_reply(td_worker *worker)
     td__reply reply;
     memcpy(&reply, &worker->slot->reply, sizeof reply);
     reply.message[sizeof reply.message - 1] = 0;
-    memcpy(worker->message, reply.message, sizeof worker->message);
-    worker->outcome = (td_state)reply.state;
+    char *message = reply.message;
+    worker->outcome = (uint8_t)reply.state;
     worker->code = reply.code;
     if (reply.state != TD_RETURNED && reply.state != TD_FAILED && reply.state != TD_CANCELLED) {
         worker->outcome = TD_FAILED;
         worker->code = TD_EINVAL;
-        td__format(worker->message, sizeof worker->message, "its outcome is damaged");
+        td__format(message, TD_MESSAGE_MAX, "its outcome is damaged");
     } else if (copy_result(worker, &reply) < 0) {
         worker->outcome = TD_FAILED;
         worker->code = TD_ENOMEM;
-        td__format(worker->message, sizeof worker->message, "no memory for its result of %llu bytes",
+        td__format(message, TD_MESSAGE_MAX, "no memory for its result of %llu bytes",
                    (unsigned long long)reply.result_size);
     }
+    td__worker_say(worker, message);
     worker->exitcode = td__exitcode_of(worker->code);
 }
 
@@ -373,21 +389,22 @@ static void take_death(td_worker *worker)
     if (worker->fork_record)
         death = *td__forked_death(worker->fork_record);
     int number = death.number;
+    char message[TD_MESSAGE_MAX];
     bool asked_for = death.signaled && td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number);
     worker->code = TD_NO_CODE;
     if (death.signaled) {
-        worker->signal = number;
+        worker->signal = (uint8_t)number;
         worker->exitcode = -number;
         worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
         char name[24];
-        td__format(worker->message, sizeof worker->message, "%s by %s", asked_for ? "cancelled" : "killed",
+        td__format(message, sizeof message, "%s by %s", asked_for ? "cancelled" : "killed",
                    td__signal_name(number, name));
     } else {
         worker->exitcode = number & 0xff;
         worker->outcome = TD_CRASHED;
-        td__format(worker->message, sizeof worker->message, "exited with status %d without returning",
-                   worker->exitcode);
+        td__format(message, sizeof message, "exited with status %d without returning", worker->exitcode);
     }
+    td__worker_say(worker, message);
 }
 
 /* Under the handle's lock. */
@@ -527,7 +544,9 @@ int td__process_signal(td_worker *worker, int signal)
     if (td__load_relaxed(&worker->phase) != TD__COLLECTED && worker->slot) {
         td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
         if (signal != SIGKILL) {
-            td__store_relaxed(&worker->slot->cancel, 1);
+            /* Sequentially consistent, with waits that are given it: they see it set, or are poked. */
+            td__exchange_seq_cst(&worker->slot->cancel, 1);
+            td__parties_poke((pid_t)td__load_relaxed(&worker->pid));
             td__store_relaxed(&worker->slot->signal, (uint32_t)signal); /* see take_signals in task.c */
         }
         int fd = pid_fd_of(worker);

@@ -5,10 +5,11 @@
  * After a fork by the user, the child starts afresh: it has no workers, no spawner and no watcher; its copies of their
  * descriptors are closed. td__the.epoch grows, so that handles of the parent are told from its own.
  */
-#include "sync/latch.h"
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/waiting.h"
 #include "work/worker.h"
+#include "queue/connection.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -21,8 +22,9 @@ td__program td__the = { .options = { .spares = 2 } };
 _Thread_local td_worker *td__self;
 
 static pthread_once_t ready_once = PTHREAD_ONCE_INIT;
-static pthread_key_t stand_in_key;             /* frees the stand-in of a thread that Tandem did not start */
-static td_worker main_place, parent_place;     /* their first reference is never given back */
+static pthread_key_t stand_in_key;         /* frees the stand-in of a thread that Tandem did not start */
+static td_worker main_place, parent_place; /* their first reference is never given back */
+static char main_name[TD_NAME_MAX], parent_name[TD_NAME_MAX];
 static td_worker *main_worker, *parent_worker; /* made at first use, under main_lock */
 static td__lock main_lock;
 static _Thread_local bool is_main_thread;
@@ -40,19 +42,20 @@ __attribute__((constructor)) static void keep_arguments(int argc, char **argv, c
 
 /* --- workers that were not started ---------------------------------------------------------------------------- */
 
-static void set_stand_in(td_worker *worker, const char *name, td_worker_kind kind, bool daemon, pid_t pid)
+/* The name stays where it is. */
+static void set_stand_in(td_worker *worker, char *name, td_worker_kind kind, bool daemon, pid_t pid)
 {
     memset(worker, 0, sizeof *worker);
     worker->references = 1;
     worker->epoch = td__the.epoch;
-    worker->kind = kind;
+    worker->kind = (uint8_t)kind;
     worker->stand_in = true;
     worker->daemon = daemon;
     worker->phase = TD__STARTED;
     worker->sentinel = -1;
     worker->pid = pid;
     worker->native_id = pid;
-    memcpy(worker->name, name, strnlen(name, sizeof worker->name - 1)); /* the rest is zero */
+    worker->name = name;
 }
 
 bool td__is_kept(const td_worker *worker)
@@ -70,7 +73,8 @@ td_worker *td_main(void)
     td__program_ready();
     td__lock_acquire(&main_lock);
     if (!main_worker) {
-        set_stand_in(&main_place, "MainThread", TD_THREAD, false, td__getpid());
+        td__copy_string(main_name, sizeof main_name, "MainThread");
+        set_stand_in(&main_place, main_name, TD_THREAD, false, td__the.pid);
         main_worker = &main_place;
     }
     td__lock_release(&main_lock);
@@ -84,15 +88,13 @@ td_worker *td_current(void)
     if (is_main_thread)
         return td__self = td_main();
     td__program_ready();
-    char name[TD_NAME_MAX];
-    td__format(name, sizeof name, "Dummy-%d", td__next_number(TD_THREAD));
-    td__self = td__alloc(sizeof *td__self);
-    if (td__self)
-        set_stand_in(td__self, name, TD_THREAD, true, td__getpid());
+    td__self = td__alloc(sizeof *td__self + TD_NAME_MAX);
     if (!td__self) {
         td__fail(TD_ENOMEM, "out of memory");
         return NULL;
     }
+    set_stand_in(td__self, (char *)td__self->arg, TD_THREAD, true, td__the.pid);
+    td__next_name("Dummy", TD_THREAD, td__self->name);
     td__store_relaxed(&td__self->native_id, td__thread_id());
     td__self->thread = pthread_self();
     pthread_setspecific(stand_in_key, td__self);
@@ -105,9 +107,11 @@ td_worker *td_parent(void)
 }
 
 /* One thread, at a process's beginning. */
-void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid)
+void td__main_reset(const char *name, bool daemon, const char *parents_name, pid_t parent_pid)
 {
-    set_stand_in(&main_place, name, TD_PROCESS, daemon, td__getpid());
+    td__copy_string(main_name, sizeof main_name, name);
+    td__copy_string(parent_name, sizeof parent_name, parents_name);
+    set_stand_in(&main_place, main_name, TD_PROCESS, daemon, td__the.pid);
     set_stand_in(&parent_place, parent_name, TD_PROCESS, false, parent_pid);
     main_worker = &main_place;
     parent_worker = &parent_place;
@@ -166,27 +170,34 @@ static void gate_open(void)
 
 static void before_fork(void)
 {
-    td__party_before_fork();
-    if (td__the.role == TD__ROLE_SPAWNER)
-        return;
-    td__watch_strays();
-    td__registry_lock();
-    td__lock_acquire(&main_lock);
+    if (td__the.role != TD__ROLE_SPAWNER) {
+        td__watch_strays();
+        td__registry_lock();
+        td__lock_acquire(&main_lock);
+        td__connections_lock();
+    }
+    td__region_before_fork();
+    td__party_before_fork(); /* one thread at a time is here */
 }
 
 static void after_fork_in_parent(void)
 {
+    td__region_after_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return;
+    td__connections_unlock();
     td__lock_release(&main_lock);
     td__registry_unlock();
 }
 
 static void after_fork_in_child(void)
 {
+    td__the.pid = td__getpid();
+    td__region_after_fork();
     td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
+    td__connections_forked();
     td__lock_release(&main_lock);
     td__registry_forget();
     td__registry_unlock();
@@ -293,15 +304,14 @@ int td__program_end_worker(void)
     join_all();
     end_daemons();
     td__registry_tell_all();
-    errno = 0;
-    int error = fflush(NULL) == 0 ? 0 : errno;
+    int error = td__flush_all();
     return error == EBADF ? 0 : error; /* a standard stream that is closed has lost nothing of ours */
 }
 
 static void leave(int status, void *unused)
 {
     (void)unused;
-    fflush(NULL);
+    td__flush_all();
     td__exit_now(status);
 }
 
@@ -320,6 +330,7 @@ static void at_exit(void)
 
 static void make_ready(void)
 {
+    td__the.pid = td__getpid();
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     pthread_key_create(&stand_in_key, forget_stand_in);
     atexit(at_exit);
@@ -343,13 +354,13 @@ int td_init_with(const td_init_options *options)
         given.spares = 2;
     td__the.options = given;
     td__the.born_ignored = td__signals_ignored();
+    td__the.pid = td__getpid();
     is_main_thread = true;
     td__program_ready();
     td__the.initialized = true;
     td__spawner_role();
     /* If it cannot be made now, a start of a process tries again, and says so. */
-    if (td__region_create() == 0)
-        td__latch_register_shared();
+    td__region_create();
     if (!given.start_now)
         return 0;
     td__identity identity;

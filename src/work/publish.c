@@ -47,7 +47,9 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
                            td__room *room, void *context)
 {
     end end = { .state = state, .code = code };
-    td__format(end.message, sizeof end.message, "%s", message);
+    for (size_t i = 0; call && i < call->connection_count; i++)
+        td__connection_take_back(call->connections[i]);
+    td__copy_string(end.message, sizeof end.message, message);
     int error = td__program_end_worker();
     if (error)
         fail(&end, TD_ESYSTEM, "cannot write all of its output", error);
@@ -59,7 +61,7 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
         put_result(slot, call, room, context, &end);
     reply->state = (uint32_t)end.state;
     reply->code = end.code;
-    memcpy(reply->message, end.message, sizeof reply->message);
+    td__copy_string(reply->message, sizeof reply->message, end.message);
     /* Release: publishes the reply; acquired by the joiner in process.c. */
     td__fetch_or_acq_rel(&slot->done, TD__PUBLISHED);
     td__futex_wake(&slot->done, INT_MAX, true);

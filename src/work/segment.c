@@ -78,13 +78,18 @@ void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
         td__fetch_or_acq_rel(&segment->in_use[index / 64], (uint64_t)1 << (index % 64));
 }
 
-void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number)
+void td__slot_mark(td__slot *slot, uint32_t how, bool signaled, int number)
 {
     slot->signaled = signaled;
     slot->number = number;
     /* Release: publishes the two lines above to joiners. */
     td__fetch_or_acq_rel(&slot->done, how);
     td__futex_wake(&slot->done, INT_MAX, true);
+}
+
+void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number)
+{
+    td__slot_mark(slot, how, signaled, number);
     td__futex_wake(&slot->pid, INT_MAX, true);
 }
 

@@ -139,7 +139,7 @@ typedef struct td__segment {
 } td__segment;
 _Static_assert(sizeof(td__segment) <= TD__HEADER_BYTES, "the header has room");
 
-/* What the spawner is told, with descriptors: the streams, then the working directory. */
+/* What the spawner is told, with descriptors: the streams, the working directory, the connections. */
 enum { TD__START = 1, TD__RETIRE = 2, TD__QUIT = 3, TD__HELLO = 4, TD__READY = 5, TD__TAKEN_UP = 6 };
 typedef struct td__message {
     uint32_t what;
@@ -147,7 +147,15 @@ typedef struct td__message {
     uint32_t generation;
     uint32_t streams; /* bit n: stream n is open, its descriptor is sent; bit 3: the working directory */
     int32_t code;     /* of TD__READY: what .prepare returned */
+    uint32_t connections;
+    unsigned char rights[TD_CONNECTIONS_MAX]; /* of each: TD__READABLE, TD__WRITABLE */
 } td__message;
+
+/* How many descriptors belong to it. */
+static inline size_t td__message_fds(const td__message *message)
+{
+    return (size_t)__builtin_popcount(message->streams & 15) + message->connections;
+}
 
 static inline td__slot *td__slot_at(td__segment *segment, uint32_t index)
 {
@@ -167,7 +175,8 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state);
 /* One of the two ends of a slot's use (TD__RELEASED, TD__GONE) has come; the second makes it free. */
 void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end);
 
-/* The worker's end has come: tells joiners. */
+/* The worker's end has come: tells joiners; and (td__slot_ended) starters that still wait for its pid. */
+void td__slot_mark(td__slot *slot, uint32_t how, bool signaled, int number);
 void td__slot_ended(td__slot *slot, uint32_t how, bool signaled, int number);
 
 /* The window's half for requests (0) or results (1) of a slot: reserved and mapped; NULL with errno on failure. */

@@ -13,7 +13,7 @@
  *
  * All of this process's memory is single-threaded; what is shared with others is in the segment.
  */
-#include "sync/latch.h"
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/module.h"
 #include "work/worker.h"
@@ -29,8 +29,13 @@ static struct {
     int file, control, peer, main_fd, child_fd; /* peer: the end of control that workers send on */
     uint32_t spares;                            /* a copy: others can write to the segment */
     int life[2];                                /* a pipe that we alone can write to: workers follow it */
+    int directory;                              /* of our descriptors, for workers to open `life` by; -1: none */
+    int followed;                               /* the program's life pipe */
     int lanes[TD__SPARES_MAX];
     int lane_slot[TD__SPARES_MAX]; /* the slot whose process reads the lane, or -1 */
+    int ours[TD__SPARES_MAX + 8];  /* of the above, those that no worker keeps but for its lane, in order */
+    size_t our_count;
+    uint64_t born_ignored; /* a copy as well */
     pid_t pid;
     uint32_t live;
     bool retiring, quitting;
@@ -83,24 +88,22 @@ static void kill_all(void)
 /* --- children ---------------------------------------------------------------------------------------------- */
 
 /* What every child does first: it dies with the spawner, has the program's signals and none of our descriptors but
- * `file`, the way to ask for workers, and `keep`. */
+ * `file`, the way to ask for workers, and `keep`. All signals stay blocked. */
 static void become_worker(uint32_t index, int keep)
 {
     /* Both: the first needs nothing, but ends with a change of user; the second does not. */
-    td__close(spawner.life[1]);
-    if (!td__die_with_parent(spawner.pid))
+    bool alive = td__die_with_parent(spawner.pid);
+    int own = td__reopen(spawner.directory, spawner.life[0]);
+    if (own < 0 && spawner.directory >= 0) /* not readable by us: .prepare has changed the user, or the like */
+        own = td__reopen(-1, spawner.life[0]);
+    td__close_many(spawner.ours, spawner.our_count, keep);
+    td__follow_opened(own); /* after that: nobody but the spawner must hold the pipe's other end */
+    if (!alive)
         td__exit_now(1);
-    td__follow(spawner.life[0]);
-    td__close(spawner.life[0]);
-    td__signals_unignore_terminal(spawner.segment->born_ignored);
+    if (spawner.born_ignored & TD__SIGNAL_BIT(SIGCHLD))
+        td__signal_ignore(SIGCHLD, true);
     td__slot *slot = td__slot_at(spawner.segment, index);
-    td__store_release(&slot->pid, (uint32_t)td__getpid());
-    td__close(spawner.control);
-    td__close(spawner.main_fd);
-    td__close(spawner.child_fd);
-    for (uint32_t lane = 0; lane < spawner.spares; lane++)
-        if (spawner.lanes[lane] != keep)
-            td__close(spawner.lanes[lane]);
+    td__store_release(&slot->pid, (uint32_t)td__the.pid);
 }
 
 static bool other_spares(uint32_t lane)
@@ -142,8 +145,7 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
             td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
         }
         /* Meant for one that was here before us and died. */
-        for (size_t i = 0; i < count; i++)
-            td__close(fds[i]);
+        td__close_many(fds, count, -1);
     }
 }
 
@@ -217,7 +219,7 @@ static void start(const td__message *message, int *fds, size_t count)
         give_back(message->slot);
         return;
     }
-    if (count != (size_t)__builtin_popcount(message->streams & 15)) {
+    if (count != td__message_fds(message)) {
         refuse(message->slot, EMFILE);
         return;
     }
@@ -283,11 +285,12 @@ static void child_ended(const td__death *death)
     bool unused = TD__WORD_OWNER(word) == TD__OWNER_SPAWNER;
     if (unused)
         td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__RELEASED);
-    td__slot_ended(slot, TD__ENDED, death->signaled, death->number);
+    /* Before the slot says that it has ended: else, should we die between the two, nobody would look at its parties. */
     if (td__parties_of(death->pid)) {
         td__parties_died(death->pid);
         spawner.repairing = true;
     }
+    td__slot_mark(slot, TD__ENDED, death->signaled, death->number); /* its pid was told when it was forked */
     bool has_children = td__load_acquire(&slot->has_children) != 0;
     /* Only now may the pid be used again. */
     td__child_reap(death->pid);
@@ -314,8 +317,7 @@ static void take_messages(void)
             spawner.retiring = true;
         else if (n == (ssize_t)sizeof message && message.what == TD__QUIT)
             spawner.retiring = spawner.quitting = true;
-        for (size_t i = 0; i < count; i++)
-            td__close(fds[i]);
+        td__close_many(fds, count, -1);
         if (n <= 0)
             return;
     }
@@ -341,31 +343,35 @@ static void end_spares(void)
 
 static _Noreturn void serve(void)
 {
+    int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
+    bool ready[3] = { true, false, true };
     for (;;) {
         td__death death;
-        while (td__child_ended(&death) == 1)
+        while (ready[2] && td__child_ended(&death) == 1)
             child_ended(&death);
         if (spawner.repairing)
             spawner.repairing = !td__parties_repair();
-        take_messages();
+        if (ready[0])
+            take_messages();
         if (spawner.quitting)
             kill_all();
         else if (spawner.retiring)
             end_spares();
         if (spawner.retiring && spawner.live == 0)
             td__exit_now(0);
-        if (!spawner.retiring && !spawner.fork_failed && make_spare())
-            continue; /* another look before the next one: requests come first */
-        int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
-        bool ready[3];
-        /* A latch that the repair needs is taken: by somebody who is about to leave it. */
-        td__poll(fds, ready, 3, spawner.repairing ? td__deadline(td_ms(1)) : 0);
+        bool made = !spawner.retiring && !spawner.fork_failed && make_spare();
+        int64_t deadline = 0;
+        if (made && free_lane() >= 0)
+            deadline = 1; /* passed: a look before the next one, for requests come first */
+        else if (spawner.repairing)
+            deadline = td__deadline(td_ms(1)); /* a latch that it needs is taken: by somebody about to leave it */
+        td__poll(fds, ready, 3, deadline);
         if (ready[1]) { /* the main process has ended */
             kill_all();
             td__exit_now(0);
         }
         if (ready[2])
-            td__signal_fd_clear(spawner.child_fd);
+            td__signal_fd_clear(spawner.child_fd); /* before the look at the children: it is set again by the next */
     }
 }
 
@@ -381,12 +387,21 @@ static int move_high(int fd, int base)
     return high;
 }
 
+/* Above the lowest ones, which are the workers'; below 64, so that a process's table of them is not a block of its own,
+ * to be copied and freed with each worker. */
 static int descriptor_base(void)
 {
     td__limit limits[TD__LIMITS];
     td__limits_get(limits);
-    uint64_t top = limits[TD__LIMIT_NOFILE].soft < 1024 ? limits[TD__LIMIT_NOFILE].soft : 1024;
-    return top > 48 ? (int)top - 32 : 3;
+    return limits[TD__LIMIT_NOFILE].soft >= 64 ? 64 - 20 - 2 : 3;
+}
+
+static void add_ours(int fd)
+{
+    size_t at = spawner.our_count++;
+    for (; at > 0 && spawner.ours[at - 1] > fd; at--)
+        spawner.ours[at] = spawner.ours[at - 1];
+    spawner.ours[at] = fd;
 }
 
 static void announce(uint32_t what, int code, const int *fds, size_t count)
@@ -434,6 +449,7 @@ void td__spawner_role(void)
     td__fault_move(segment->faults, false);
     spawner.segment = segment;
     spawner.spares = segment->spares;
+    spawner.born_ignored = segment->born_ignored;
     td__the.file_size = size;
     spawner.pid = td__getpid();
     spawner.table = td__map_uncopied(TABLE * sizeof *spawner.table);
@@ -444,36 +460,47 @@ void td__spawner_role(void)
     td__signals_block(&ignore);
     td__signals_ignore_terminal();
     int base = descriptor_base();
-    spawner.file = move_high(3, base);
-    spawner.control = move_high(4, base);
+    spawner.file = move_high(3, base); /* those that workers keep first, so that the others follow each other */
     spawner.peer = move_high(5, base);
+    if (!td__region_attach(8))
+        td__exit_now(1);
+    td__region_file = move_high(8, base);
+    td__arrivals = move_high(9, base);
+    spawner.control = move_high(4, base);
     spawner.main_fd = move_high(6, base);
     spawner.child_fd = td__signal_fd_child();
     if (spawner.child_fd < 0)
         td__exit_now(1);
     spawner.child_fd = move_high(spawner.child_fd, base);
-    if (!td__region_attach(8))
-        td__exit_now(1);
-    td__latch_register_shared();
-    td__region_file = move_high(8, base);
-    td__arrivals = move_high(9, base);
     int followed = td__follow(7);
     td__close(7);
     if (followed < 0 || td__pipe(spawner.life) < 0)
         td__exit_now(1);
-    move_high(followed, base);
+    spawner.followed = move_high(followed, base);
     spawner.life[0] = move_high(spawner.life[0], base);
     spawner.life[1] = move_high(spawner.life[1], base);
     td__thread_name("tandem-spawner");
     announce(TD__HELLO, 0, NULL, 0);
     int code = td__the.options.prepare ? td__the.options.prepare() : 0;
-    td__signals_reset(segment->born_ignored); /* whatever .prepare did */
-    td__signals_ignore_terminal();
+    /* Whatever .prepare did. Blocked, no signal ends us; and our children need to change no dispositions. Ignored,
+     * SIGCHLD would let them vanish before we have seen how they ended. */
+    td__signals_block(&ignore);
+    td__signals_reset(spawner.born_ignored & ~TD__SIGNAL_BIT(SIGCHLD));
     fflush(NULL); /* what .prepare printed would else come out of every worker */
     td__dup_to(0, 2);
     td__chdir_root();
     publish();
     td__spawner_inherit(segment, spawner.file, spawner.peer);
+    td__identity_forget(); /* its files would be in each worker's way */
+    spawner.directory = td__descriptors();
+    if (spawner.directory >= 0)
+        spawner.directory = move_high(spawner.directory, base);
+    const int kept[] = { spawner.control, spawner.main_fd, spawner.child_fd, spawner.followed,
+                         spawner.life[0], spawner.life[1], spawner.directory };
+    for (size_t i = 0; i < TD__COUNT(kept); i++)
+        if (kept[i] >= 0)
+            add_ours(kept[i]);
+    td__task_prepare();
     int starters[TD__SPARES_MAX];
     for (uint32_t lane = 0; lane < spawner.spares; lane++) {
         int pair[2];
@@ -482,6 +509,7 @@ void td__spawner_role(void)
         starters[lane] = pair[0];
         spawner.lanes[lane] = move_high(pair[1], base);
         spawner.lane_slot[lane] = -1;
+        add_ours(spawner.lanes[lane]);
     }
     announce(TD__READY, code, starters, spawner.spares);
     for (uint32_t lane = 0; lane < spawner.spares; lane++)

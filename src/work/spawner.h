@@ -68,6 +68,10 @@ void td__spawner_lost(td__spawner *spawner);
 /* Called by td_init: if this process was started as a spawner, takes that role and does not return. */
 void td__spawner_role(void);
 
+/* In the spawner, before its first worker: makes what all of them would make, and has the dynamic linker find what they
+ * call. */
+void td__task_prepare(void);
+
 /* In a worker process that has no work yet: makes all preparations that need none, and touches what will be needed. */
 void td__task_rehearse(td__segment *segment, int file, uint32_t index);
 
@@ -81,8 +85,8 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
 int td__watch_spawner(td__spawner *spawner);
 struct td__fork_record;
 int td__watch_fork(struct td__fork_record *record);
-/* In the program's main process, before it forks: its children, and theirs, may share objects with it, and are watched as
- * soon as they do. Elsewhere: nothing. */
+/* In the program's main process, before it forks: its children, and theirs, may share objects with it, and are watched
+ * as soon as they do. Elsewhere: nothing. */
 void td__watch_strays(void);
 void td__watcher_stop(void);   /* ends all spawners, and the thread when nothing is watched any more */
 void td__watcher_forget(void); /* in a forked child */

@@ -19,6 +19,8 @@ typedef struct task {
     td__slot *slot;
     td__request request; /* a copy: from here on nobody else can change it */
     const char *arg, *environment, *module;
+    td_connection *connections[TD_CONNECTIONS_MAX];
+    size_t connection_count;
     char why[TD_MESSAGE_MAX]; /* what failed, if something did */
 } task;
 
@@ -38,12 +40,22 @@ static _Noreturn void cannot(task *task, int code, const char *what, int error)
     td__publish(task->slot, TD_FAILED, code, message, NULL, NULL, NULL);
 }
 
-static void take_streams(task *task, const td__message *message, const int *fds, size_t count)
+static void take_connections(task *task, const td__message *message, const int *fds)
 {
-    size_t next = 0, expected = 0;
-    for (int bit = 0; bit < 4; bit++)
-        expected += message->streams >> bit & 1;
-    bool whole = expected == count && message->streams < 16;
+    for (uint32_t i = 0; i < message->connections; i++) {
+        td_connection *c = td__connection_adopt(fds[i], message->rights[i] & (TD__READABLE | TD__WRITABLE));
+        if (!c)
+            cannot(task, TD_ENOMEM, "no memory for its connections", 0);
+        td__connection_lend(c);
+        task->connections[task->connection_count++] = c;
+    }
+}
+
+static void take_descriptors(task *task, const td__message *message, const int *fds, size_t count)
+{
+    size_t next = 0;
+    bool whole =
+        message->streams < 16 && message->connections <= TD_CONNECTIONS_MAX && count == td__message_fds(message);
     for (int stream = 0; stream < 3; stream++) {
         if (whole && message->streams >> stream & 1) {
             if (td__dup_to(fds[next], stream) < 0)
@@ -57,8 +69,9 @@ static void take_streams(task *task, const td__message *message, const int *fds,
         cannot(task, TD_EDESCRIPTOR, "its streams did not arrive", EMFILE);
     if (message->streams & 8 && td__chdir_fd(fds[next]) < 0)
         cannot(task, TD_ESYSTEM, "fchdir", errno);
-    for (size_t i = 0; i < count; i++)
-        td__close(fds[i]);
+    size_t others = count - message->connections;
+    td__close_many(fds, others, -1);
+    take_connections(task, message, fds + others);
 }
 
 static void take_limits(task *task, const td__limit now[TD__LIMITS], const td__limit limits[TD__LIMITS])
@@ -74,6 +87,16 @@ static void take_limits(task *task, const td__limit now[TD__LIMITS], const td__l
     }
 }
 
+/* memcmp() without the libc: see td__copy_string. */
+static bool is_same(const void *one, const void *other, size_t size)
+{
+    const unsigned char *a = one, *b = other;
+    size_t i = 0;
+    while (i < size && a[i] == b[i])
+        i++;
+    return i == size;
+}
+
 /* What the starter found out while we made the other preparations; only what differs from the spawner's is set. */
 static void take_circumstances(task *task)
 {
@@ -84,7 +107,7 @@ static void take_circumstances(task *task)
         td__umask_set(wanted->umask);
     if (wanted->affinity_size > 0 && wanted->affinity_size <= sizeof wanted->affinity &&
         (wanted->affinity_size != now->affinity_size ||
-         memcmp(wanted->affinity, now->affinity, wanted->affinity_size) != 0) &&
+         !is_same(wanted->affinity, now->affinity, wanted->affinity_size)) &&
         td__affinity_set(wanted->affinity, wanted->affinity_size) < 0)
         cannot(task, TD_EACCESS, "sched_setaffinity", errno);
     if (wanted->nice != now->nice && td__nice_set(wanted->nice) < 0)
@@ -95,7 +118,7 @@ static void take_circumstances(task *task)
         now->capabilities.permitted; /* the exec may have given more than the starter has; never what it lacks */
     rights.effective &= rights.permitted;
     rights.inheritable &= now->capabilities.inheritable | now->capabilities.permitted;
-    if (memcmp(&now->capabilities, &rights, sizeof rights) != 0 && td__capabilities_set(&rights) < 0)
+    if (!is_same(&now->capabilities, &rights, sizeof rights) && td__capabilities_set(&rights) < 0)
         cannot(task, TD_EACCESS, "capset", errno);
 }
 
@@ -163,20 +186,34 @@ static td_target *find_target(task *task)
 static task the_task; /* one a process; off the stack, which deep targets may need */
 static td_call the_call;
 
+static int nothing(td_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+void td__task_prepare(void)
+{
+    int code;
+    _Atomic uint32_t cancel = 0;
+    td__call_prepare(&the_call, NULL, 0, TD_KIND_NONE, "", &cancel);
+    td__call_run(&the_call, nothing, &code);
+    td__program_end_worker();
+    td__program_guard_exit(); /* nothing can be registered after it and before a target: .prepare has run */
+}
+
 /* A page that is written here for the first time in this process costs a microsecond or two: a spare pays them before
  * it has work. So this writes what td__task_run will write, and calls what it will call where that does no harm. */
 void td__task_rehearse(td__segment *segment, int file, uint32_t index)
 {
     td__slot *slot = td__slot_at(segment, index);
     the_task = (task){ .segment = segment, .file = file, .index = index, .slot = slot };
-    the_call = (td_call){ .arg = NULL };
+    the_call.message[0] = 0;
     td__the.role = TD__ROLE_WORKER;
     td__the.segment = segment;
     td__the.slot = slot;
     td__the.slot_index = index;
     td__main_reset("", false, "", 0);
-    td__program_guard_exit();
-    td__signals_drop();
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
     memset(slot->result_data, 0, 1);
 }
@@ -192,24 +229,22 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     request->name[sizeof request->name - 1] = 0;
     request->parent_name[sizeof request->parent_name - 1] = 0;
     td__main_reset(request->name, request->daemon != 0, request->parent_name, request->parent_pid);
-    take_streams(&the_task, message, fds, fd_count);
+    take_descriptors(&the_task, message, fds, fd_count);
     open_payload(&the_task);
     take_environment(&the_task);
     td__thread_name(request->name);
     take_circumstances(&the_task);
     take_signals(&the_task);
     td_target *target = find_target(&the_task);
-    the_call = (td_call){ .arg = the_task.arg,
-                          .arg_size = request->arg_size,
-                          .arg_kind = (int)request->arg_kind,
-                          .name = request->name,
-                          .cancel = &slot->cancel };
+    td__call_prepare(&the_call, the_task.arg, request->arg_size, (int)request->arg_kind, request->name, &slot->cancel);
+    the_call.connections = the_task.connections;
+    the_call.connection_count = the_task.connection_count;
     uint32_t epoch = td__the.epoch;
     int code;
     td_state state = td__call_run(&the_call, target, &code);
     if (td__the.epoch != epoch) {
         /* The target forked, and this is the child: the outcome is its parent's to publish. */
-        fflush(NULL);
+        td__flush_all();
         td__exit_now(td__exitcode_of(code));
     }
     td__publish(slot, state, code, the_call.message, &the_call, room, &the_task);

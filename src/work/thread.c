@@ -15,6 +15,7 @@
 /* The thread's last act, whether its target has returned or it was left by pthread_exit or pthread_cancel. */
 static void ended(td_worker *worker)
 {
+    td__worker_close_connections(worker);
     td__lock_acquire(&worker->lock);
     /* Release, at least: publishes the outcome to those who see the thread ended; before the descriptor says so. */
     td__store_seq_cst(&worker->phase, TD__COLLECTED);
@@ -42,7 +43,7 @@ static void left(void *arg)
     worker->outcome = TD_CRASHED;
     worker->code = TD_NO_CODE;
     worker->exitcode = 0;
-    td__format(worker->message, sizeof worker->message, "exited without returning");
+    td__worker_say(worker, "exited without returning");
     ended(worker);
 }
 
@@ -54,11 +55,10 @@ static void *run(void *arg)
     td__cas_acq_rel(&worker->phase, &starting, TD__STARTED);
     td__store_relaxed(&worker->native_id, td__thread_id());
     td__thread_name(worker->name);
-    td_call call = { .arg = worker->arg,
-                     .arg_size = worker->arg_size,
-                     .arg_kind = worker->arg_kind,
-                     .name = worker->name,
-                     .cancel = &worker->cancel };
+    td_call call;
+    td__call_prepare(&call, worker->arg, worker->arg_size, worker->arg_kind, worker->name, &worker->cancel);
+    call.connections = worker->connections;
+    call.connection_count = worker->connection_count;
     int code;
     td_state state;
     pthread_cleanup_push(left, worker);
@@ -69,13 +69,13 @@ static void *run(void *arg)
         td__release(call.result);
         return NULL;
     }
-    worker->outcome = state;
+    worker->outcome = (uint8_t)state;
     worker->code = code;
     worker->exitcode = td__exitcode_of(code);
     worker->result = call.result;
-    worker->result_size = call.result_size;
-    worker->result_kind = call.result_kind;
-    memcpy(worker->message, call.message, sizeof worker->message);
+    worker->result_size = (uint32_t)call.result_size;
+    worker->result_kind = (uint8_t)call.result_kind;
+    td__worker_say(worker, call.message);
     ended(worker);
     return NULL;
 }
@@ -84,8 +84,8 @@ int td__thread_start(td_worker *worker)
 {
     td__worker_ref(worker); /* the thread's */
     td__registry_add(worker);
-    td__store_relaxed(&worker->pid, td__getpid());
-    if (td__thread_create(&worker->thread, worker->stack_size, run, worker) == 0) {
+    td__store_relaxed(&worker->pid, td__the.pid);
+    if (td__thread_create(&worker->thread, (size_t)worker->stack_units * TD__STACK_UNIT, run, worker) == 0) {
         /* The thread does the same, as its first act, and may have ended by now. Release: whoever sees it started can
          * join worker->thread, which pthread_create writes before the thread runs. */
         uint32_t starting = TD__STARTING;
@@ -124,14 +124,16 @@ int td__thread_wait(td_worker *worker, int64_t deadline)
             return 0;
         if (joining == TD__UNJOINED && td__cas_acq_rel(&worker->joining, &joining, TD__JOINING)) {
             int error = td__thread_join(worker->thread);
-            td__store_release(&worker->joining, error ? TD__UNJOINED : TD__JOINED);
-            td__futex_wake(&worker->joining, INT_MAX, false);
+            /* Release: what this thread has seen of it. Whoever sleeps has left TD__AWAITED here. */
+            if (td__exchange_acq_rel(&worker->joining, error ? TD__UNJOINED : TD__JOINED) == TD__AWAITED)
+                td__futex_wake(&worker->joining, INT_MAX, false);
             if (error)
                 return td__fail(TD_ESYSTEM, "cannot join worker '%s': %s", worker->name, strerror(error));
             return 0;
         }
-        if (joining == TD__JOINING)
-            td__futex_wait(&worker->joining, TD__JOINING, 0, false);
+        if (joining == TD__AWAITED ||
+            (joining == TD__JOINING && td__cas_acq_rel(&worker->joining, &joining, TD__AWAITED)))
+            td__futex_wait(&worker->joining, TD__AWAITED, 0, false);
     }
 }
 

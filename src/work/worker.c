@@ -5,15 +5,55 @@
 #include <errno.h>
 #include <stdio.h>
 
-#define STACK_LEAST 32768
+#define STACK_LEAST  32768
+#define SENTENCE_MAX sizeof(((td__text *)0)->sentence)
 
 static td__lock hook_lock;
 static td_failure_hook *hook;       /* under hook_lock; NULL: the default */
 static _Atomic uint32_t numbers[3]; /* by kind, for the default names */
 
-int td__next_number(td_worker_kind kind)
+/* By hand: the libc's formatting would be a good part of what a thread's start costs us. */
+size_t td__next_name(const char *prefix, td_worker_kind kind, char *to)
 {
-    return (int)td__fetch_add_relaxed(&numbers[kind], 1) + 1;
+    char digits[12];
+    size_t length = strlen(prefix), count = 0;
+    memcpy(to, prefix, length);
+    to[length++] = '-';
+    uint32_t left = td__fetch_add_relaxed(&numbers[kind], 1) + 1;
+    do
+        digits[count++] = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    while (count > 0)
+        to[length++] = digits[--count];
+    to[length] = 0;
+    return length;
+}
+
+/* --- what a worker has to say -------------------------------------------------------------------------------- */
+
+/* Of all workers that had something to say when there was no memory. */
+static td__text unkept = { .message = "there was no memory for its message" };
+
+void td__worker_say(td_worker *worker, const char *message)
+{
+    td__text *text = td__load_acquire(&worker->text);
+    if (text == &unkept)
+        text = NULL;
+    if (!text && message[0]) {
+        text = td__alloc(sizeof *text);
+        if (!text)
+            text = &unkept;
+    }
+    if (text && text != &unkept)
+        td__format(text->message, sizeof text->message, "%s", message);
+    td__store_release(&worker->text, text);
+}
+
+static const char *message_of(const td_worker *worker)
+{
+    /* Acquire: the contents, stored before by td__worker_say or sentence_of. */
+    const td__text *text = td__load_acquire(&worker->text);
+    return text ? text->message : "";
 }
 
 /* --- handles ------------------------------------------------------------------------------------------------- */
@@ -56,13 +96,59 @@ static int check_options(td_worker_kind kind, const td_worker_options *options)
     if (args->size > TD_VALUE_MAX)
         return td__fail(TD_ETOOBIG, "cannot create a %s: an argument of %zu bytes is larger than the limit of %zu",
                         what, args->size, TD_VALUE_MAX);
+    if (options->connections.count > TD_CONNECTIONS_MAX)
+        return td__fail(TD_EINVAL, "cannot create a %s: %zu connections are more than the limit of %d", what,
+                        options->connections.count, TD_CONNECTIONS_MAX);
+    for (size_t i = 0; i < options->connections.count; i++)
+        if (!options->connections.list[i])
+            return td__fail(TD_EINVAL, "cannot create a %s: connection %zu is NULL", what, i);
     return 0;
+}
+
+/* The place of the name that a handle is created with. It stays as it is, for whoever has it from td_name. */
+static char *first_name(td_worker *worker)
+{
+    return (char *)worker->arg + worker->arg_size;
 }
 
 static bool inherited_daemon(void)
 {
     td_worker *self = td__self;
     return self && self->daemon;
+}
+
+static uint32_t stack_units(size_t size)
+{
+    size_t units = (size - 1) / TD__STACK_UNIT + 1;
+    return units < UINT32_MAX ? (uint32_t)units : UINT32_MAX; /* more than any system has */
+}
+
+void td__worker_close_connections(td_worker *worker)
+{
+    for (size_t i = 0; i < worker->connection_count; i++)
+        td__connection_take_back(worker->connections[i]);
+    worker->connection_count = 0;
+    td__release(worker->connections);
+    worker->connections = NULL;
+}
+
+static int copy_connections(td_worker *worker, const td_connections *given)
+{
+    char why[TD_NAME_MAX + 32];
+    if (given->count == 0)
+        return 0;
+    worker->connections = td__alloc(given->count * sizeof(td_connection *));
+    if (!worker->connections)
+        return td__fail(TD_ENOMEM, "cannot create worker '%s': out of memory", worker->name);
+    td__format(why, sizeof why, "cannot create worker '%s'", worker->name);
+    for (size_t i = 0; i < given->count; i++) {
+        td_connection *copy = td__connection_copy(given->list[i], why);
+        if (!copy)
+            return -1;
+        td__connection_lend(copy);
+        worker->connections[worker->connection_count++] = copy;
+    }
+    return 0;
 }
 
 td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *given)
@@ -76,29 +162,36 @@ td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *given)
     if (check_options(kind, &options) < 0)
         return NULL;
     td__program_ready();
-    td_worker *worker = td__alloc(sizeof *worker + options.args.size);
+    char numbered[TD_NAME_MAX];
+    const char *name = options.name ? options.name : numbered;
+    size_t length =
+        options.name ? strlen(options.name) : td__next_name(kind == TD_THREAD ? "Thread" : "Process", kind, numbered);
+    td_worker *worker = td__alloc(sizeof *worker + options.args.size + length + 1);
     if (!worker) {
         td__fail(TD_ENOMEM, "cannot create a worker: out of memory for its argument of %zu bytes", options.args.size);
         return NULL;
     }
     worker->references = 1;
     worker->epoch = td__the.epoch;
-    worker->kind = kind;
-    worker->method = options.method;
+    worker->kind = (uint8_t)kind;
+    worker->method = (uint8_t)options.method;
     worker->target = options.target;
-    worker->stack_size = options.stack_size;
+    if (options.stack_size > 0)
+        worker->stack_units = stack_units(options.stack_size);
     worker->daemon = options.daemon == TD_DAEMON_INHERIT ? inherited_daemon() : options.daemon == TD_DAEMON_YES;
     worker->sentinel = -1;
     worker->code = worker->exitcode = TD_NO_CODE;
-    if (options.name)
-        td__format(worker->name, sizeof worker->name, "%s", options.name);
-    else
-        td__format(worker->name, sizeof worker->name, "%s-%d", kind == TD_THREAD ? "Thread" : "Process",
-                   td__next_number(kind));
-    worker->arg_size = options.args.size;
-    worker->arg_kind = options.args.kind;
+    worker->arg_size = (uint32_t)options.args.size;
+    worker->arg_kind = (uint8_t)options.args.kind;
     if (options.args.size > 0)
         memcpy(worker->arg, options.args.data, options.args.size);
+    worker->name = first_name(worker);
+    memcpy(worker->name, name, length);
+    if (copy_connections(worker, &options.connections) < 0) {
+        td__worker_close_connections(worker);
+        td__release(worker);
+        return NULL;
+    }
     return worker;
 }
 
@@ -127,8 +220,13 @@ void td__worker_unref(td_worker *worker)
             td__process_let_go(worker);
         td__worker_tell(worker);
     }
+    td__worker_close_connections(worker);
     td__close(worker->sentinel);
     td__release(worker->result);
+    if (worker->text != &unkept)
+        td__release(worker->text);
+    if (worker->name != first_name(worker))
+        td__release(worker->name);
     td__release(worker);
 }
 
@@ -152,8 +250,8 @@ static int check_started(const td_worker *worker, const char *call)
 {
     int code = check(worker, call);
     if (code == 0 && (phase_of(worker) == TD__CREATED || phase_of(worker) == TD__STARTING))
-        code = worker->message[0] && phase_of(worker) == TD__CREATED
-                   ? td__fail(TD_ESTATE, "%s", worker->message) /* why its start failed */
+        code = message_of(worker)[0] && phase_of(worker) == TD__CREATED
+                   ? td__fail(TD_ESTATE, "%s", message_of(worker)) /* why its start failed */
                    : td__fail(TD_ESTATE, "%s: worker '%s' has not been started", call, worker->name);
     return code;
 }
@@ -242,6 +340,7 @@ int td_start(td_worker *worker)
         code = td__process_start(worker);
         if (code == 0) {
             /* Release: its slot. Before it is listed, so that whoever finds it there can join it. */
+            td__worker_close_connections(worker); /* the process has its own */
             td__store_release(&worker->phase, TD__STARTED);
             td__registry_add(worker);
         }
@@ -249,7 +348,7 @@ int td_start(td_worker *worker)
     td__gate_leave();
     if (code < 0) {
         td__lock_acquire(&worker->lock);
-        td__format(worker->message, sizeof worker->message, "%s", td_last_message());
+        td__worker_say(worker, td_last_message());
         td__lock_release(&worker->lock);
         td__store_release(&worker->phase, TD__CREATED);
     }
@@ -323,7 +422,7 @@ static int stop(td_worker *worker, const char *call, int signal)
         return td__fail(TD_EUNSUPPORTED, "%s: a thread cannot be killed; td_terminate asks worker '%s' to stop", call,
                         worker->name);
     td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
-    td__store_relaxed(&worker->cancel, 1);
+    td_cancel_fire((td_cancel *)(void *)&worker->cancel);
     return 0;
 }
 
@@ -405,7 +504,7 @@ int td_exitcode(td_worker *worker)
 
 const char *td_message(td_worker *worker)
 {
-    return ask(worker) || (worker && phase_of(worker) == TD__CREATED) ? worker->message : "";
+    return ask(worker) || (worker && phase_of(worker) == TD__CREATED) ? message_of(worker) : "";
 }
 
 static void write_sentence(const td_worker *worker, bool ended, char *to, size_t size)
@@ -415,33 +514,56 @@ static void write_sentence(const td_worker *worker, bool ended, char *to, size_t
         td__format(who, sizeof who, "worker '%s' (pid %d)", worker->name, (int)td__load_relaxed(&worker->pid));
     else
         td__format(who, sizeof who, "worker '%s'", worker->name);
-    if (!ended && phase_of(worker) == TD__CREATED && worker->message[0])
-        td__format(to, size, "%s", worker->message);
+    const char *message = message_of(worker);
+    if (!ended && phase_of(worker) == TD__CREATED && message[0])
+        td__format(to, size, "%s", message);
     else if (!ended)
         td__format(to, size, "%s %s", who, phase_of(worker) == TD__CREATED ? "has not been started" : "is running");
     else if (worker->outcome == TD_RETURNED)
         td__format(to, size, "%s returned", who);
     else if (worker->outcome == TD_CRASHED || worker->signal)
-        td__format(to, size, "%s %s", who, worker->message);
-    else if (worker->message[0])
-        td__format(to, size, "%s %s: %s", who, td_state_name(worker->outcome), worker->message);
+        td__format(to, size, "%s %s", who, message);
+    else if (message[0])
+        td__format(to, size, "%s %s: %s", who, td_state_name(worker->outcome), message);
     else
         td__format(to, size, "%s %s with code %d", who, td_state_name(worker->outcome), worker->code);
+}
+
+/* Of a worker that has ended. Under its lock. */
+static const char *ended_sentence(td_worker *worker)
+{
+    static const char *const bare[] = {
+        [TD_RETURNED] = "the worker returned",
+        [TD_FAILED] = "the worker failed; there is no memory to say more",
+        [TD_CRASHED] = "the worker crashed; there is no memory to say more",
+        [TD_TIMED_OUT] = "the worker timed out; there is no memory to say more",
+        [TD_CANCELLED] = "the worker was cancelled; there is no memory to say more",
+    };
+    td__text *text = td__load_acquire(&worker->text);
+    if (!text || text == &unkept) {
+        td__text *own = td__alloc(sizeof *own);
+        if (!own) /* a string that outlives the handle, whatever is asked later */
+            return bare[worker->outcome];
+        td__format(own->message, sizeof own->message, "%s", message_of(worker));
+        td__store_release(&worker->text, text = own);
+    }
+    if (!text->sentence[0])
+        write_sentence(worker, true, text->sentence, sizeof text->sentence);
+    return text->sentence;
 }
 
 /* Of a worker that has ended, written once, for all threads that ask; before that, for this thread only. */
 static const char *sentence_of(td_worker *worker)
 {
-    static _Thread_local char passing[sizeof worker->sentence];
+    static _Thread_local char passing[SENTENCE_MAX];
     if (!has_ended(worker)) {
         write_sentence(worker, false, passing, sizeof passing);
         return passing;
     }
     td__lock_acquire(&worker->lock);
-    if (!worker->sentence[0])
-        write_sentence(worker, true, worker->sentence, sizeof worker->sentence);
+    const char *sentence = ended_sentence(worker);
     td__lock_release(&worker->lock);
-    return worker->sentence;
+    return sentence;
 }
 
 const char *td_describe(td_worker *worker)
@@ -464,7 +586,7 @@ int td_result_copy(td_worker *worker, void *to, size_t size, int kind)
     if (worker->result_size != size || worker->result_kind != kind)
         return td__fail(TD_ETYPE,
                         "td_result: worker '%s' gave %zu bytes of kind %d, but %zu bytes of kind %d are asked for",
-                        worker->name, worker->result_size, worker->result_kind, size, kind);
+                        worker->name, (size_t)worker->result_size, worker->result_kind, size, kind);
     if (!to)
         return td__fail(TD_EINVAL, "td_result: the result of worker '%s' has nowhere to go: NULL", worker->name);
     if (size > 0)
@@ -534,13 +656,15 @@ void td__worker_tell(td_worker *worker)
 {
     if (!td__worker_untold(worker) || atomic_exchange_explicit(&worker->told, 1, memory_order_acq_rel))
         return;
+    char sentence[SENTENCE_MAX]; /* for the hook's time, so that it needs no memory */
+    write_sentence(worker, true, sentence, sizeof sentence);
     td_failure failure = { .name = worker->name,
                            .kind = worker->kind,
                            .pid = td__load_relaxed(&worker->pid),
                            .outcome = worker->outcome,
                            .exitcode = worker->exitcode,
-                           .message = worker->message,
-                           .sentence = sentence_of(worker) };
+                           .message = message_of(worker),
+                           .sentence = sentence };
     td__lock_acquire(&hook_lock);
     td_failure_hook *call = hook ? hook : print_failure;
     td__lock_release(&hook_lock);
@@ -564,7 +688,13 @@ int td_set_name(td_worker *worker, const char *name)
         return td__fail(TD_EINVAL, "td_set_name: a name has 1 to %d bytes", TD_NAME_MAX - 1);
     if (phase_of(worker) != TD__CREATED)
         return td__fail(TD_ESTATE, "td_set_name: worker '%s' has been started", worker->name);
-    td__format(worker->name, sizeof worker->name, "%s", name);
+    if (worker->name == first_name(worker)) {
+        char *own = td__alloc(TD_NAME_MAX);
+        if (!own)
+            return td__fail(TD_ENOMEM, "td_set_name: out of memory for the name of worker '%s'", worker->name);
+        worker->name = own;
+    }
+    td__format(worker->name, TD_NAME_MAX, "%s", name);
     return 0;
 }
 

@@ -17,64 +17,83 @@
 #include <setjmp.h>
 #include <tandem.h>
 #include "os/os.h"
+#include "queue/connection.h"
 #include "sync/lock.h"
 #include "work/segment.h"
 
 /* Where a worker is in its life. STARTING keeps a second start out. */
 enum { TD__CREATED = 0, TD__STARTING = 1, TD__STARTED = 2, TD__COLLECTED = 3 };
 
-/* Who joins the thread: pthread_join works once. */
-enum { TD__UNJOINED = 0, TD__JOINING = 1, TD__JOINED = 2 };
+/* Who joins the thread: pthread_join works once. AWAITED is JOINING, and others sleep until it is over. */
+enum { TD__UNJOINED = 0, TD__JOINING = 1, TD__JOINED = 2, TD__AWAITED = 3 };
+
+#define TD__STACK_UNIT 4096
 
 struct td__spawner;
 struct td__fork_record;
 
+/* What there is to say about a worker, most of which have nothing to say: see td__worker_say. */
+typedef struct td__text {
+    char message[TD_MESSAGE_MAX];
+    char sentence[TD_MESSAGE_MAX + TD_NAME_MAX + 96]; /* what td_describe made of it; under the worker's lock */
+} td__text;
+
+/* There may be thousands, each beside a thread that costs 8 KiB: small types, and nothing in it that few workers need.
+ * Argument and name follow in the same block. */
 struct td_worker {
     /* One for each handle the user holds, one while the worker runs. The last one frees. */
     _Atomic uint32_t references;
-    uint32_t epoch;         /* fixed: which forked child (program.c) it belongs to */
-    td_worker_kind kind;    /* fixed */
-    td_method method;       /* fixed */
-    bool stand_in;          /* fixed: a thread that Tandem did not start, or a main thread */
-    td_target *target;      /* fixed */
-    size_t stack_size;      /* fixed */
-    char name[TD_NAME_MAX]; /* until the start */
-    bool daemon;            /* until the start */
-    int list; /* under the registry's lock, as the two links: 0 in none, 1 living, 2 ended and not freed */
-    td_worker *previous, *next;
-
+    uint32_t epoch;            /* fixed: which forked child (program.c) it belongs to */
     _Atomic uint32_t phase;    /* TD__CREATED ...; release by whoever moves it on, acquire by readers of what follows */
-    _Atomic uint32_t asked;    /* somebody has looked at the outcome */
-    _Atomic uint32_t told;     /* the failure hook has been told */
+    td__lock lock;             /* guards `sentinel`, and what is said to be under it */
     _Atomic uint32_t stopping; /* the signals that td_kill and the like sent, as bits */
-    _Atomic uint32_t timed;    /* threads: somebody waits with a time limit */
-    _Atomic uint32_t cancel;   /* threads: what td_cancelled reads */
-
-    pthread_t thread;          /* of the started thread */
-    _Atomic uint32_t joining;  /* futex: TD__UNJOINED ... */
     _Atomic int32_t native_id; /* 0 until known */
     _Atomic int32_t pid;
+    int sentinel; /* descriptor or -1 */
 
-    td__lock lock;                       /* guards the rest of a process worker */
-    struct td__spawner *spawner;         /* forkserver: referenced until collected */
-    struct td__fork_record *fork_record; /* fork: owned until collected */
-    td__slot *slot;
-    uint32_t slot_index, pins; /* threads inside a wait on the slot */
-    int sentinel;              /* descriptor or -1 */
-    bool sentinel_signalled;
-    bool closed;
+    uint8_t kind;          /* fixed: a td_worker_kind */
+    uint8_t method;        /* fixed: a td_method */
+    bool stand_in;         /* fixed: a thread that Tandem did not start, or a main thread */
+    bool daemon;           /* until the start */
+    uint8_t arg_kind;      /* fixed */
+    uint8_t list;          /* under the registry's lock, as the links: 0 in none, 1 living, 2 ended and not freed */
+    _Atomic uint8_t asked; /* somebody has looked at the outcome */
+    _Atomic uint8_t told;  /* the failure hook has been told */
 
     /* The outcome: written once before phase becomes TD__COLLECTED (release), read after (acquire). */
-    td_state outcome;
-    int code, exitcode, signal;
+    uint8_t outcome; /* a td_state */
+    uint8_t signal;
+    uint8_t result_kind;
+    int code, exitcode;
+    uint32_t result_size;
+    uint32_t arg_size; /* fixed; both are at most TD_VALUE_MAX */
     void *result;
-    size_t result_size;
-    int result_kind;
-    char message[TD_MESSAGE_MAX];
-    char sentence[TD_MESSAGE_MAX + TD_NAME_MAX + 96]; /* what td_describe made of it; under lock until written */
+    _Atomic(td__text *) text; /* NULL: nothing. Set with release: its contents */
 
-    int arg_kind;
-    size_t arg_size;
+    td_target *target; /* fixed */
+    char *name;        /* until the start; behind the argument, or a block of TD_NAME_MAX bytes of its own */
+    td_worker *previous, *next;
+
+    union {
+        struct {                      /* a thread */
+            pthread_t thread;         /* of the started thread */
+            _Atomic uint32_t joining; /* futex: TD__UNJOINED ... */
+            _Atomic uint32_t cancel;  /* what td_cancelled reads */
+            uint32_t stack_units;     /* fixed; of TD__STACK_UNIT bytes; 0: the system's */
+            _Atomic uint8_t timed;    /* somebody waits with a time limit */
+        };
+        struct {                                 /* a process; all under lock */
+            struct td__spawner *spawner;         /* forkserver: referenced until collected */
+            struct td__fork_record *fork_record; /* fork: owned until collected */
+            td__slot *slot;
+            uint32_t slot_index, pins; /* threads inside a wait on the slot */
+        };
+    };
+
+    /* Duplicates: until the start has succeeded, of a thread until its target has returned. NULL: none. */
+    td_connection **connections;
+    uint8_t connection_count;
+
     _Alignas(16) unsigned char arg[];
 };
 
@@ -86,6 +105,8 @@ struct td_call {
     int arg_kind;
     const char *name;
     const _Atomic uint32_t *cancel;
+    td_connection *const *connections; /* lent */
+    size_t connection_count;
     void *result; /* allocated */
     size_t result_size;
     int result_kind;
@@ -93,6 +114,10 @@ struct td_call {
     char message[TD_MESSAGE_MAX];
     jmp_buf leave; /* where a mismatch of kinds goes */
 };
+
+/* Before it runs: all but `leave`, which needs nothing. */
+void td__call_prepare(td_call *call, const void *arg, size_t arg_size, int arg_kind, const char *name,
+                      const _Atomic uint32_t *cancel);
 
 /* Runs the target to its end. Returns TD_RETURNED, TD_FAILED or TD_CANCELLED, and the code. */
 td_state td__call_run(td_call *call, td_target *target, int *code);
@@ -103,6 +128,7 @@ enum { TD__ROLE_MAIN = 0, TD__ROLE_SPAWNER = 1, TD__ROLE_WORKER = 2 };
 
 typedef struct td__program {
     bool initialized;
+    pid_t pid; /* of this process: from td__program_ready on, kept right over forks */
     int role;
     uint32_t epoch; /* grows in each child that the program forks itself */
     td_init_options options;
@@ -136,20 +162,25 @@ int td__program_end_worker(void);
 void td__program_guard_exit(void);
 
 /* The main worker of this process, set anew in a worker process. */
-void td__main_reset(const char *name, bool daemon, const char *parent_name, pid_t parent_pid);
+void td__main_reset(const char *name, bool daemon, const char *parents_name, pid_t parent_pid);
 bool td__is_kept(const td_worker *worker); /* the main worker or its parent: never freed */
 extern _Thread_local td_worker *td__self;
 
 /* --- worker.c ---------------------------------------------------------------------------------------------- */
 
 void td__worker_unref(td_worker *worker);
+void td__worker_close_connections(td_worker *worker);
 void td__worker_ref(td_worker *worker);
+/* Keeps a copy of the message ("" for none) of an outcome or a failed start. Cannot fail: without memory for it, what
+ * is kept says so. By whoever is about to move the phase on. */
+void td__worker_say(td_worker *worker, const char *message);
 /* Tells the failure hook if it failed and nobody asked; once. */
 void td__worker_tell(td_worker *worker);
 void td__hook_forget(void);                      /* in a forked child: nobody is inside it */
 bool td__worker_untold(const td_worker *worker); /* has it anything to tell? */
 int td__exitcode_of(int code);
-int td__next_number(td_worker_kind kind);
+/* "<prefix>-<number>", counting up, and its length; to has TD_NAME_MAX bytes. */
+size_t td__next_name(const char *prefix, td_worker_kind kind, char *to);
 
 /* For waiting.c: 0 or the code of why nobody can wait for its end; as td__thing_prepare, td__thing_done. */
 int td__worker_waitable(td_worker *worker, const char *call);

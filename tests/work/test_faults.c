@@ -232,6 +232,46 @@ TEST_MODES(each_call_of_finish_fails_once)
     }
 }
 
+static int refuse_politely(td_call *call)
+{
+    return td_fail(call, 7, "there is no paper in tray %d", 3);
+}
+
+/* Catches: an outcome that is lost with the memory for what there is to say about it. */
+TEST(outcomes_survive_without_memory)
+{
+    bool whole = false;
+    for (long n = 1; !whole && n < 100; n++) {
+        td_worker *w = td_thread(.target = refuse_politely, .name = "printer");
+        REQUIRE(w != 0);
+        CHECK_INT(td_outcome(w), TD_CREATED);
+        td__fault_arm(n);
+        int code = td_set_name(w, "plotter");
+        CHECK_STR(td_name(w), code < 0 ? "printer" : "plotter");
+        code = td_start(w);
+        if (code < 0) {
+            check_said(code);
+            CHECK_OK(td_start(w));
+        }
+        CHECK_OK(td_join(w));
+        const char *message = td_message(w), *sentence = td_describe(w);
+        char before[1024];
+        snprintf(before, sizeof before, "%s", sentence);
+        whole = !td__fault_fired();
+        td__fault_disarm();
+        CHECK_INT(td_outcome(w), TD_FAILED);
+        CHECK_INT(td_result_code(w), 7);
+        CHECK_INT(td_exitcode(w), 7);
+        CHECK(message[0] && strstr(sentence, "failed"));
+        CHECK(td_describe(w)[0]);
+        CHECK_STR(sentence, before); /* what was handed out stays, whatever there is memory for now */
+        if (whole)
+            CHECK_STR(sentence, "worker 'plotter' failed: there is no paper in tray 3");
+        td_free(w);
+    }
+    CHECK(whole);
+}
+
 #else
 
 /* Catches: nothing; shows that the build has no faults. */

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <wchar.h>
 #include "module_plugin.h"
 
 extern char **environ;
@@ -413,6 +414,40 @@ TEST_METHODS(output_is_flushed_before_join)
     close(ends[0]);
     close(ends[1]);
     td_free(w);
+}
+
+static void *idles(void *unused)
+{
+    return unused;
+}
+
+/* Leaves a file open with something in its buffer: of bytes; of wide characters; of bytes, after a thread. */
+enum { BYTES, WIDE, AFTER_THREAD };
+
+static int leaves_file_open(td_call *call)
+{
+    int what = td_arg(call, int);
+    char path[PATH_MAX];
+    pthread_t thread;
+    if (what == AFTER_THREAD && (pthread_create(&thread, 0, idles, 0) || pthread_join(thread, 0)))
+        return 1;
+    FILE *file = fopen(dir_path("left open", path, sizeof path), "w");
+    return file && (what == WIDE ? fputws(L"text", file) : fputs("text", file)) >= 0 ? 0 : 1;
+}
+
+/* Catches: an end of a worker that looks at the standard streams only, or at buffers of bytes only. */
+TEST_METHODS(files_left_open_are_flushed)
+{
+    char path[PATH_MAX];
+    dir_path("left open", path, sizeof path);
+    for (int what = BYTES; what <= AFTER_THREAD; what++) {
+        td_free(ended(how, leaves_file_open, TD_ARG(int, what)));
+        char *text = read_file(path, 0);
+        REQUIRE(text != 0);
+        CHECK_STR(text, "text");
+        free(text);
+        unlink(path);
+    }
 }
 
 static int prints_much(td_call *call)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Descriptors, messages that carry them, and waiting for several. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -26,10 +27,8 @@ int td__above_streams(int fd)
 
 void td__close(int fd)
 {
-    int kept = errno;
     if (fd >= 0)
-        close(fd);
-    errno = kept;
+        td__raw1(SYS_close, fd);
 }
 
 int td__dup_from(int fd, int from)
@@ -41,22 +40,39 @@ int td__dup_from(int fd, int from)
 
 int td__dup_to(int fd, int to)
 {
-    int r;
+    long r;
+    if (fd == to)
+        return (int)td__result(td__raw3(SYS_fcntl, fd, F_SETFD, 0)) < 0 ? -1 : to;
     do
-        r = dup2(fd, to);
-    while (r < 0 && (errno == EINTR || errno == EBUSY));
-    return r;
+        r = td__raw3(SYS_dup3, fd, to, 0);
+    while (r == -EINTR || r == -EBUSY);
+    return (int)td__result(r);
 }
 
 void td__close_range(int first, int last)
 {
     unsigned end = last < 0 ? ~0u : (unsigned)last;
-    if ((unsigned)first > end || syscall(SYS_close_range, (unsigned)first, end, 0) == 0)
+    if ((unsigned)first > end || td__raw3(SYS_close_range, (unsigned)first, end, 0) == 0)
         return;
     struct rlimit limit; /* before Linux 5.9, or refused */
     int top = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 65536 ? (int)limit.rlim_cur : 65536;
     for (int fd = first; fd < top && (last < 0 || fd <= last); fd++)
         close(fd);
+}
+
+void td__close_many(const int *fds, size_t count, int but)
+{
+    for (size_t i = 0, end; i < count; i = end) {
+        end = i + 1;
+        if (fds[i] == but)
+            continue;
+        while (end < count && fds[end] == fds[end - 1] + 1 && fds[end] != but)
+            end++;
+        if (end == i + 1)
+            td__close(fds[i]);
+        else
+            td__close_range(fds[i], fds[end - 1]);
+    }
 }
 
 int td__life_pipe(int fds[2])
@@ -97,7 +113,7 @@ int td__open_path(const char *path)
 
 int td__chdir_fd(int fd)
 {
-    return fchdir(fd);
+    return (int)td__result(td__raw1(SYS_fchdir, fd));
 }
 
 void td__chdir_root(void)
@@ -188,13 +204,12 @@ union control {
     struct cmsghdr align;
 };
 
-int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count)
+int td__send_parts(int socket, const struct iovec *parts, size_t count, const int *fds, size_t fd_count, bool wait)
 {
     if (td__fault(ENOBUFS))
         return -1;
     union control control;
-    struct iovec vector = { (void *)(uintptr_t)data, size };
-    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
+    struct msghdr message = { .msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count };
     if (fd_count > 0) {
         memset(&control, 0, CMSG_SPACE(sizeof(int) * fd_count));
         message.msg_control = &control;
@@ -206,81 +221,170 @@ int td__send(int socket, const void *data, size_t size, const int *fds, size_t f
         memcpy(CMSG_DATA(header), fds, sizeof(int) * fd_count);
     }
     for (;;) {
-        ssize_t n = sendmsg(socket, &message, MSG_NOSIGNAL);
-        if (n >= 0)
-            return 0;
-        if (errno != EINTR)
-            return -1;
+        long n = td__raw3(SYS_sendmsg, socket, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+        if (n != -EINTR)
+            return td__result(n) < 0 ? -1 : 0;
     }
+}
+
+int td__send(int socket, const void *data, size_t size, const int *fds, size_t fd_count)
+{
+    struct iovec part = { (void *)(uintptr_t)data, size };
+    return td__send_parts(socket, &part, 1, fds, fd_count, true);
+}
+
+ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, int *fds, size_t *fd_count, bool wait,
+                          bool *lost)
+{
+    size_t room = fd_count ? *fd_count : 0;
+    if (fd_count)
+        *fd_count = 0;
+    if (lost)
+        *lost = false;
+    if (td__fault(ENOBUFS))
+        return -1;
+    union control control;
+    struct msghdr message = { .msg_iov = (struct iovec *)(uintptr_t)parts,
+                              .msg_iovlen = count,
+                              .msg_control = &control };
+    message.msg_controllen = sizeof control;
+    long n;
+    do
+        n = td__raw3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC | MSG_TRUNC | (wait ? 0 : MSG_DONTWAIT));
+    while (n == -EINTR);
+    if (n < 0)
+        return (ssize_t)td__result(n);
+    size_t got = 0;
+    bool missing = (message.msg_flags & MSG_CTRUNC) != 0;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t number = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < number; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+            if (got < room && (fd = td__above_streams(fd)) >= 0)
+                fds[got++] = fd;
+            else if (fd >= 0)
+                close(fd);
+            else
+                missing = true;
+        }
+    }
+    if (missing) { /* some did not fit into our table: none, rather than a part */
+        for (size_t i = 0; i < got; i++)
+            close(fds[i]);
+        got = 0;
+    }
+    if (fd_count)
+        *fd_count = got;
+    if (lost)
+        *lost = missing;
+    return n;
 }
 
 ssize_t td__receive(int socket, void *data, size_t size, int *fds, size_t *fd_count, bool wait)
 {
-    if (td__fault(ENOBUFS)) {
-        if (fd_count)
-            *fd_count = 0;
+    struct iovec part = { data, size };
+    return td__receive_parts(socket, &part, 1, fds, fd_count, wait, NULL);
+}
+
+void td__socket_enlarge(int socket, int bytes)
+{
+    setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+}
+
+void td__socket_shut(int socket, bool reading, bool writing)
+{
+    if (reading || writing)
+        shutdown(socket, reading && writing ? SHUT_RDWR : reading ? SHUT_RD : SHUT_WR);
+}
+
+bool td__is_packet_socket(int fd)
+{
+    int domain = 0, type = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0)
+        return false;
+    size = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX && type == SOCK_SEQPACKET;
+}
+
+int td__stream_pair(int fds[2])
+{
+    if (td__fault(EMFILE))
         return -1;
-    }
-    size_t room = fd_count ? *fd_count : 0;
-    union control control;
-    struct iovec vector = { data, size };
-    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control };
-    message.msg_controllen = sizeof control;
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
+}
+
+int td__stream_send(int socket, char byte)
+{
     ssize_t n;
     do
-        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
+        n = send(socket, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (fd_count)
-        *fd_count = 0;
-    if (n < 0)
-        return -1;
-    size_t got = 0;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
-            if (got < room)
-                fds[got++] = td__above_streams(fd);
-            else
-                close(fd);
-        }
-    }
-    if (fd_count)
-        *fd_count = got;
-    if (message.msg_flags & MSG_CTRUNC) { /* some did not fit into our table: none, rather than a part */
-        for (size_t i = 0; i < got; i++)
-            close(fds[i]);
-        if (fd_count)
-            *fd_count = 0;
-    }
+    return n < 0 ? -1 : 0;
+}
+
+ssize_t td__stream_receive(int socket, char *bytes, size_t size, bool wait)
+{
+    ssize_t n;
+    do
+        n = recv(socket, bytes, size, wait ? 0 : MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
     return n;
 }
 
-int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline)
+static struct timespec *left_until(int64_t deadline, struct timespec *left)
+{
+    if (!deadline)
+        return NULL;
+    int64_t ns = deadline - td__now();
+    ns = ns > 0 ? ns : 0;
+    *left = (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+    return left;
+}
+
+int td__wait_ready(int fd, bool writing, int64_t deadline)
+{
+    struct pollfd polled = { .fd = fd, .events = writing ? POLLOUT : POLLIN };
+    struct timespec left;
+    int n;
+    do
+        n = ppoll(&polled, 1, left_until(deadline, &left), NULL);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
+static int poll_with(struct pollfd *polled, const int *fds, bool *ready, size_t count, int64_t deadline)
+{
+    for (size_t i = 0; i < count; i++)
+        polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+    for (;;) {
+        struct timespec left;
+        long n = td__raw5(SYS_ppoll, polled, count, left_until(deadline, &left), NULL, 0);
+        if (n == -EINTR)
+            continue;
+        for (size_t i = 0; i < count; i++)
+            ready[i] = n > 0 && polled[i].revents != 0;
+        return (int)td__result(n);
+    }
+}
+
+static __attribute__((noinline)) int poll_many(const int *fds, bool *ready, size_t count, int64_t deadline)
 {
     struct pollfd polled[TD__POLL_MAX];
     if (count > TD__COUNT(polled)) {
         errno = EINVAL;
         return -1;
     }
-    for (size_t i = 0; i < count; i++)
-        polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
-    for (;;) {
-        struct timespec left, *limit = NULL;
-        if (deadline) {
-            int64_t ns = deadline - td__now();
-            ns = ns > 0 ? ns : 0;
-            left = (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
-            limit = &left;
-        }
-        int n = ppoll(polled, count, limit, NULL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        for (size_t i = 0; i < count; i++)
-            ready[i] = n > 0 && polled[i].revents != 0;
-        return n;
-    }
+    return poll_with(polled, fds, ready, count, deadline);
+}
+
+int td__poll(const int *fds, bool *ready, size_t count, int64_t deadline)
+{
+    struct pollfd polled[8]; /* a spawner touches no more of its stack than it must: a fork makes it anew each time */
+    if (count > TD__COUNT(polled))
+        return poll_many(fds, ready, count, deadline);
+    return poll_with(polled, fds, ready, count, deadline);
 }

@@ -5,7 +5,11 @@
 
 #if TD_FAULTS
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 struct counters {
@@ -73,8 +77,37 @@ bool td__fault(int error)
 
 static _Thread_local long steps, kill_at;
 
+static _Thread_local unsigned shake_one_in;
+static _Thread_local uint32_t shake_state;
+
+static void shake(void)
+{
+    static const struct timespec moment = { 0, 1000 };
+    if (shake_state == 0)
+        shake_state = (uint32_t)syscall(SYS_gettid) * 2654435761u | 1;
+    /* Marsaglia's xorshift. */
+    shake_state ^= shake_state << 13;
+    shake_state ^= shake_state >> 17;
+    shake_state ^= shake_state << 5;
+    if (shake_state % shake_one_in != 0)
+        return;
+    int kept = errno;
+    if (shake_state & 0x10000)
+        sched_yield();
+    else
+        nanosleep(&moment, NULL);
+    errno = kept;
+}
+
+void td__shake_steps(unsigned one_in)
+{
+    shake_one_in = one_in;
+}
+
 void td__step_point(void)
 {
+    if (shake_one_in)
+        shake();
     if (++steps == kill_at) {
         kill(getpid(), SIGKILL);
         for (;;)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a new process gets from the one that starts it, and who that one is. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,9 +39,10 @@ int td__affinity_set(const void *mask, size_t size)
 void td__limits_get(td__limit limits[TD__LIMITS])
 {
     for (int which = 0; which < TD__LIMITS; which++) {
-        struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
-        getrlimit((__rlimit_resource_t)which, &limit);
-        limits[which] = (td__limit){ limit.rlim_cur, limit.rlim_max };
+        /* The kernel's struct rlimit64, of which all ones is no limit. */
+        td__limit limit = { UINT64_MAX, UINT64_MAX };
+        td__raw4(SYS_prlimit64, 0, which, NULL, &limit);
+        limits[which] = limit;
     }
 }
 
@@ -102,27 +104,48 @@ static void append(td__identity *identity, const char *bytes, size_t size)
     identity->hash = hash;
 }
 
+static inline bool begins(const char *line, const char *with)
+{
+    return strncmp(line, with, strlen(with)) == 0;
+}
+
 /* The lines of /proc/.../status that say who we are; the umask is taken out of it on the way, for the system call that
  * reads it also changes it, under the feet of other threads. */
 static void take_status(td__identity *identity, char *status)
 {
-    static const char *const kept[] = { "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp" };
     for (char *line = status, *end; *line; line = end) {
         end = strchr(line, '\n');
         end = end ? end + 1 : line + strlen(line);
-        if (!strchr("UGCNS", line[0]))
-            continue;
-        if (strncmp(line, "Umask:", 6) == 0)
-            identity->umask = (int)strtol(line + 6, NULL, 8);
-        else if (strncmp(line, "CapInh:", 7) == 0)
-            identity->capabilities.inheritable = strtoull(line + 7, NULL, 16);
-        else if (strncmp(line, "CapPrm:", 7) == 0)
-            identity->capabilities.permitted = strtoull(line + 7, NULL, 16);
-        else if (strncmp(line, "CapEff:", 7) == 0)
-            identity->capabilities.effective = strtoull(line + 7, NULL, 16);
-        for (size_t i = 0; i < TD__COUNT(kept); i++)
-            if (strncmp(line, kept[i], strlen(kept[i])) == 0)
-                append(identity, line, (size_t)(end - line));
+        bool kept = false;
+        switch (line[0]) { /* first, as there are some fifty lines, at each start */
+        case 'U':
+            kept = begins(line, "Uid:");
+            if (begins(line, "Umask:"))
+                identity->umask = (int)strtol(line + 6, NULL, 8);
+            break;
+        case 'G':
+            kept = begins(line, "Gid:") || begins(line, "Groups:");
+            break;
+        case 'C':
+            kept = begins(line, "Cap");
+            if (begins(line, "CapInh:"))
+                identity->capabilities.inheritable = strtoull(line + 7, NULL, 16);
+            else if (begins(line, "CapPrm:"))
+                identity->capabilities.permitted = strtoull(line + 7, NULL, 16);
+            else if (begins(line, "CapEff:"))
+                identity->capabilities.effective = strtoull(line + 7, NULL, 16);
+            break;
+        case 'N':
+            kept = begins(line, "NoNewPrivs:");
+            break;
+        case 'S':
+            kept = begins(line, "Seccomp");
+            break;
+        default:
+            break;
+        }
+        if (kept)
+            append(identity, line, (size_t)(end - line));
     }
 }
 
@@ -142,8 +165,8 @@ struct sources {
 
 static struct sources open_sources(void)
 {
-    pid_t pid = getpid();
-    struct sources sources = { -1, -1, -1, (pid_t)syscall(SYS_gettid) == pid };
+    pid_t pid = td__getpid();
+    struct sources sources = { -1, -1, -1, td__thread_id() == pid };
     if (sources.keep && kept_open.pid == pid) {
         sources.status = kept_open.status;
         sources.namespaces = kept_open.namespaces;

@@ -4,7 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -17,6 +20,13 @@ void *td__alloc(size_t size)
     if (td__fault(ENOMEM))
         return NULL;
     return calloc(1, size ? size : 1);
+}
+
+void *td__alloc_unset(size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    return malloc(size ? size : 1);
 }
 
 void td__release(void *block)
@@ -67,6 +77,14 @@ void *td__map_shared(int fd, uint64_t offset, size_t size)
     return at;
 }
 
+void *td__map_reading(int fd, size_t size)
+{
+    if (td__fault(ENOMEM))
+        return NULL;
+    void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
 void *td__map_private(size_t size)
 {
     if (td__fault(ENOMEM))
@@ -107,6 +125,18 @@ int td__populate(void *at, size_t size)
         r = madvise(at, size, MADV_POPULATE_WRITE);
     while (r < 0 && errno == EINTR);
     return r < 0 && errno != EINVAL ? -1 : 0; /* before Linux 5.14 pages come when they are touched */
+}
+
+/* There in a program that ThreadSanitizer checks, which keeps most of the address space for itself, and ends the
+ * program when something is mapped there. */
+extern void __tsan_init(void) __attribute__((weak));
+
+uintptr_t td__free_place(int n)
+{
+    /* The last is for machines with fewer bits of address. */
+    static const uintptr_t usual[] = { 0x200000000000, 0x300000000000, 0x2000000000, 0 };
+    static const uintptr_t checked[] = { 0x7e9000000000, 0 };
+    return (__tsan_init ? checked : usual)[n];
 }
 
 void *td__map_at(uintptr_t at, int fd, size_t size)
@@ -158,6 +188,76 @@ void td__punch(int fd, uint64_t offset, uint64_t size)
 {
     while (fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, (off_t)offset, (off_t)size) < 0 && errno == EINTR)
         ;
+}
+
+uint64_t td__memory_file_used(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_blocks > 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+/* --- what is left ------------------------------------------------------------------------------------------ */
+
+/* The number after a name in a text of lines, or in a text that is a number (name ""); UINT64_MAX: "max", or none. */
+static uint64_t number_in(const char *text, const char *name)
+{
+    const char *at = *name ? strstr(text, name) : text;
+    if (!at)
+        return UINT64_MAX;
+    at += strlen(name);
+    at += strspn(at, " \t");
+    return *at >= '0' && *at <= '9' ? strtoull(at, NULL, 10) : UINT64_MAX;
+}
+
+static bool read_text(const char *path, char *text, size_t size)
+{
+    ssize_t n = td__read_file(path, text, size - 1);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
+static uint64_t left_in_system(void)
+{
+    char text[4096];
+    if (!read_text("/proc/meminfo", text, sizeof text))
+        return UINT64_MAX;
+    uint64_t memory = number_in(text, "MemAvailable:"), swap = number_in(text, "SwapFree:");
+    return memory == UINT64_MAX ? memory : (memory + (swap == UINT64_MAX ? 0 : swap)) * 1024;
+}
+
+/* Of one group: its limit, less what it uses and could not drop. */
+static uint64_t left_in_group(const char *group)
+{
+    char path[PATH_MAX + 32], text[4096];
+    snprintf(path, sizeof path, "%s/memory.max", group);
+    uint64_t limit = read_text(path, text, sizeof text) ? number_in(text, "") : UINT64_MAX;
+    if (limit == UINT64_MAX)
+        return limit;
+    snprintf(path, sizeof path, "%s/memory.current", group);
+    uint64_t used = read_text(path, text, sizeof text) ? number_in(text, "") : 0;
+    snprintf(path, sizeof path, "%s/memory.stat", group);
+    uint64_t cache = read_text(path, text, sizeof text) ? number_in(text, "\ninactive_file ") : 0;
+    used = cache == UINT64_MAX || cache > used ? used : used - cache;
+    return used < limit ? limit - used : 0;
+}
+
+uint64_t td__memory_available(void)
+{
+    uint64_t left = left_in_system();
+    char text[4096], group[PATH_MAX];
+    const char *own = read_text("/proc/self/cgroup", text, sizeof text) ? strstr(text, "0::/") : NULL;
+    if (!own)
+        return left;
+    int length = snprintf(group, sizeof group, "/sys/fs/cgroup%.*s", (int)strcspn(own + 3, "\n"), own + 3);
+    /* And of all the groups above it. */
+    while (length > (int)strlen("/sys/fs/cgroup") && length < (int)sizeof group) {
+        uint64_t here = left_in_group(group);
+        left = here < left ? here : left;
+        char *slash = strrchr(group, '/');
+        *slash = 0;
+        length = (int)(slash - group);
+    }
+    return left;
 }
 
 size_t td__page_size(void)

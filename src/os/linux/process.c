@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Processes: identity, death and signals. Starting them is in exec.c and fork.c. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,54 +54,74 @@ pid_t td__fork(void)
 
 void td__exit_now(int code)
 {
-    _exit(code);
+    for (;;)
+        td__raw1(SYS_exit_group, code);
 }
 
 bool td__die_with_parent(pid_t parent)
 {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    td__raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     /* The parent may have died before the line above; then nobody would tell us. */
-    return getppid() == parent;
+    return td__raw0(SYS_getppid) == parent;
 }
 
-int td__follow(int pipe_end)
+int td__descriptors(void)
 {
-    char path[32];
+    return td__open_path("/proc/self/fd");
+}
+
+int td__reopen(int directory, int fd)
+{
     if (td__fault(EMFILE))
         return -1;
-    /* Each worker does this: by hand, for the libc's formatting would touch seven more pages of each. */
-    memcpy(path, "/proc/self/fd/", 15);
-    char digits[12];
-    int count = 0, at = 14;
-    for (int left = pipe_end; left > 0 || count == 0; left /= 10)
+    /* By hand: the libc's formatting would touch seven more pages of each worker. */
+    char path[32] = "/proc/self/fd/", digits[12];
+    int at = directory < 0 ? 14 : 0, count = 0;
+    for (int left = fd; left > 0 || count == 0; left /= 10)
         digits[count++] = (char)('0' + left % 10);
     while (count > 0)
         path[at++] = digits[--count];
     path[at] = 0;
-    int own = td__above_streams(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    long own = td__raw4(SYS_openat, directory < 0 ? AT_FDCWD : directory, path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
+    return td__above_streams((int)td__result(own));
+}
+
+int td__follow_opened(int own)
+{
     if (own < 0)
         return -1;
     struct pollfd gone = { .fd = own, .events = POLLIN };
-    if (fcntl(own, F_SETOWN, getpid()) < 0 || fcntl(own, F_SETSIG, SIGKILL) < 0 ||
-        fcntl(own, F_SETFL, O_NONBLOCK | O_ASYNC) < 0) {
+    struct timespec now = { 0, 0 };
+    long r = td__raw3(SYS_fcntl, own, F_SETOWN, td__raw0(SYS_getpid));
+    if (r >= 0)
+        r = td__raw3(SYS_fcntl, own, F_SETSIG, SIGKILL);
+    if (r >= 0)
+        r = td__raw3(SYS_fcntl, own, F_SETFL, O_NONBLOCK | O_ASYNC);
+    if (r < 0) {
         td__close(own);
-        return -1;
+        return (int)td__result(r);
     }
     /* From here on its end kills us; it may have come before. */
-    if (poll(&gone, 1, 0) > 0)
-        _exit(1);
+    if (td__raw5(SYS_ppoll, &gone, 1, &now, NULL, 0) > 0)
+        td__exit_now(1);
     return own;
+}
+
+int td__follow(int pipe_end)
+{
+    return td__follow_opened(td__reopen(-1, pipe_end));
 }
 
 int td__child_ended(td__death *death)
 {
-    siginfo_t info = { .si_pid = 0 };
-    int r;
+    siginfo_t info;
+    info.si_pid = 0;
+    long r;
     do
-        r = waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL);
-    while (r < 0 && errno == EINTR);
+        r = td__raw5(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, NULL);
+    while (r == -EINTR);
     if (r < 0)
-        return -1;
+        return (int)td__result(r);
     if (info.si_pid == 0)
         return 0;
     death->pid = info.si_pid;
@@ -112,6 +133,6 @@ int td__child_ended(td__death *death)
 void td__child_reap(pid_t pid)
 {
     siginfo_t info;
-    while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | __WALL) < 0 && errno == EINTR)
+    while (td__raw5(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | __WALL, NULL) == -EINTR)
         ;
 }

@@ -2,11 +2,13 @@
 /*
  * System calls that touch neither errno nor any other thread-local data, and a clone whose child runs on a stack of its
  * own: for code that runs as another process in our memory (exec.c, fork.c), on the thread data of a thread that
- * may be running, or gone.
+ * may be running, or gone; and for what every worker process calls: the libc's wrappers are far apart, and each page
+ * that a new process touches for the first time costs it more than the call.
  */
 #ifndef TD_OS_LINUX_RAW_H
 #define TD_OS_LINUX_RAW_H
 
+#include <errno.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -105,6 +107,16 @@ static inline TD__UNWATCHED long td__raw_clone(unsigned long flags, void *stack_
 #error "Tandem knows x86-64 and AArch64: add this machine's system call and clone here"
 #endif
 
+/* As the libc's wrappers give it. */
+static inline long td__result(long raw)
+{
+    if (raw >= 0 || raw < -4095)
+        return raw;
+    errno = (int)-raw;
+    return -1;
+}
+
+#define td__raw0(n)                td__raw((n), 0, 0, 0, 0, 0, 0)
 #define td__raw1(n, a)             td__raw((n), (long)(a), 0, 0, 0, 0, 0)
 #define td__raw2(n, a, b)          td__raw((n), (long)(a), (long)(b), 0, 0, 0, 0)
 #define td__raw3(n, a, b, c)       td__raw((n), (long)(a), (long)(b), (long)(c), 0, 0, 0)

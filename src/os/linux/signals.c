@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Signal masks, dispositions and names. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -27,16 +28,13 @@ void td__signals_block_users(sigset_t *before)
 
 void td__signals_restore(const sigset_t *mask)
 {
-    int kept = errno;
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, NULL, _NSIG / 8);
-    errno = kept;
+    td__raw4(SYS_rt_sigprocmask, SIG_SETMASK, mask, NULL, _NSIG / 8);
 }
 
 void td__signals_clear(void)
 {
-    sigset_t none;
-    memset(&none, 0, sizeof none);
-    td__signals_restore(&none);
+    uint64_t none = 0;
+    td__raw4(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
 }
 
 void td__signals_reset(uint64_t ignored)
@@ -68,32 +66,24 @@ uint64_t td__signals_ignored(void)
 
 void td__signals_drop(void)
 {
-    static const struct timespec now;
+    struct timespec now = { 0, 0 };
     uint64_t all = ~(uint64_t)0;
-    while (syscall(SYS_rt_sigtimedwait, &all, NULL, &now, sizeof all) > 0)
+    while (td__raw4(SYS_rt_sigtimedwait, &all, NULL, &now, sizeof all) > 0)
         ;
 }
 
-static const int ignored_by_spawner[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
-                                          SIGPIPE, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2, SIGCHLD };
-
 void td__signals_ignore_terminal(void)
 {
-    for (size_t i = 0; i < TD__COUNT(ignored_by_spawner); i++) {
-        /* Ignored, SIGCHLD would let children vanish before we have seen how they ended. */
-        int number = ignored_by_spawner[i];
-        struct sigaction action = { .sa_handler = number == SIGCHLD ? SIG_DFL : SIG_IGN };
-        sigaction(number, &action, NULL);
-    }
+    static const int numbers[] = { SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP,
+                                   SIGPIPE, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2 };
+    for (size_t i = 0; i < TD__COUNT(numbers); i++)
+        td__signal_ignore(numbers[i], true);
 }
 
-void td__signals_unignore_terminal(uint64_t ignored)
+void td__signal_ignore(int number, bool ignore)
 {
-    for (size_t i = 0; i < TD__COUNT(ignored_by_spawner); i++) {
-        int number = ignored_by_spawner[i];
-        struct sigaction action = { .sa_handler = ignored & TD__SIGNAL_BIT(number) ? SIG_IGN : SIG_DFL };
-        sigaction(number, &action, NULL);
-    }
+    struct sigaction action = { .sa_handler = ignore ? SIG_IGN : SIG_DFL };
+    sigaction(number, &action, NULL);
 }
 
 int td__signal_fd_child(void)
@@ -108,8 +98,8 @@ int td__signal_fd_child(void)
 
 void td__signal_fd_clear(int fd)
 {
-    struct signalfd_siginfo info;
-    while (read(fd, &info, sizeof info) > 0)
+    struct signalfd_siginfo info; /* there is one at most: such a signal is pending once */
+    while (td__raw3(SYS_read, fd, &info, sizeof info) == -EINTR)
         ;
 }
 

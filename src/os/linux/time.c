@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The clock, and sleeping on a word. */
 #include "os/os.h"
+#include "os/linux/raw.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -34,8 +35,8 @@ int td__futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t dead
     until.tv_sec = deadline / 1000000000;
     until.tv_nsec = deadline % 1000000000;
     /* WAIT_BITSET takes an absolute time on the monotonic clock, so that an interrupted wait keeps its deadline. */
-    int r = (int)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG), expected,
-                         deadline ? &until : NULL, NULL, FUTEX_BITSET_MATCH_ANY);
+    int r = (int)td__result(td__raw(SYS_futex, (long)word, FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG),
+                                    (long)expected, deadline ? (long)&until : 0, 0, (long)FUTEX_BITSET_MATCH_ANY));
     if (r < 0 && errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT) {
         /* A kernel that refuses to sleep must not cost a CPU: give it away and let the caller look again. */
         sched_yield();
@@ -77,7 +78,5 @@ int td__futex_wait_many(const td__futex_item *items, size_t count, int64_t deadl
 
 void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared)
 {
-    int kept = errno;
-    syscall(SYS_futex, word, FUTEX_WAKE | (shared ? 0 : FUTEX_PRIVATE_FLAG), n, NULL, NULL, 0);
-    errno = kept;
+    td__raw3(SYS_futex, word, FUTEX_WAKE | (shared ? 0 : FUTEX_PRIVATE_FLAG), n);
 }

@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+/* What does it cost to hand the turn to another thread or process and to get it back: at once, and when the other one
+ * has gone to sleep meanwhile? */
+#include "common.h"
+#include "futex.h"
+#include "heap.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <string.h>
+#include <tandem.h>
+#ifdef BENCH_GLIB
+#include <glib.h>
+#endif
+#ifdef BENCH_NSYNC
+#include <nsync.h>
+#endif
+
+enum {
+    PAUSE_NS = 100000, /* long enough that every contender's other side has given up spinning */
+    ASLEEP_SHARE = 50, /* n round trips hot, n / ASLEEP_SHARE asleep */
+};
+
+enum { HOT_FREE, HOT_2, HOT_1, ASLEEP_2, ASLEEP_1, METRICS };
+
+/* How two sides, 0 and 1, hand the turn over. `game` is 512 zeroed bytes. */
+typedef struct handoff_kind {
+    void (*init)(void *game, bool shared);
+    void (*give)(void *game, int to, unsigned turn);
+    void (*await)(void *game, int side, unsigned turn); /* until turn `turn` was given to `side` */
+    bool spins;                                         /* and never sleeps: no 1 CPU, nobody asleep */
+    bool in_heap;                                       /* between processes: the shared heap */
+} handoff_kind;
+
+typedef struct match {
+    _Alignas(64) char game[512];
+    _Alignas(64) unsigned turn; /* handed over without atomics: its being right shows that the hand-over orders */
+    const handoff_kind *kind;
+    long turns;
+    int64_t pause_ns;
+    int cpus; /* pinned to so many; 0: not pinned */
+    int64_t begin, end;
+} match;
+
+enum { WARM = 20 };
+
+static void come_back(match *m, int side, unsigned turn)
+{
+    m->kind->await(m->game, side, turn);
+    if (m->turn != turn)
+        bench_fail("turn %u is %u", turn, m->turn);
+    if (m->pause_ns)
+        bench_compute(m->pause_ns);
+    m->turn = turn + 1;
+}
+
+/* Turn 1 is given by side 0; odd turns are side 1's. */
+static void play(int side, void *argument)
+{
+    match *m = argument;
+    if (m->cpus)
+        bench_pin_to(m->cpus == 1 ? 0 : side);
+    unsigned last = (unsigned)(2 * (m->turns + WARM));
+    if (side == 0) {
+        m->turn = 1;
+        m->kind->give(m->game, 1, 1);
+    }
+    for (unsigned turn = side ? 1 : 2; turn <= last; turn += 2) {
+        if (turn == 2 * WARM)
+            m->begin = bench_now();
+        come_back(m, side, turn);
+        if (turn < last)
+            m->kind->give(m->game, !side, turn + 1);
+    }
+    if (side == 0)
+        m->end = bench_now();
+}
+
+/* ns of a round trip, without the pauses. */
+static double round_trip(const handoff_kind *kind, bool processes, int cpus, int64_t pause_ns, long turns)
+{
+    match *m = bench_allocate(processes && kind->in_heap, sizeof *m);
+    m->kind = kind;
+    m->turns = turns;
+    m->pause_ns = pause_ns;
+    m->cpus = cpus;
+    kind->init(m->game, processes);
+    bench_team_run(2, processes, play, m);
+    double ns = (double)(m->end - m->begin) / (double)turns - 2 * (double)pause_ns;
+    bench_give_back(processes && kind->in_heap, m, sizeof *m);
+    return ns;
+}
+
+static size_t measure_handoff(const handoff_kind *kind, bool processes, long n, double *values)
+{
+    bool two = bench_cpus() > 1;
+    long asleep = n / ASLEEP_SHARE;
+    for (int i = 0; i < METRICS; i++)
+        values[i] = NAN;
+    if (two || !kind->spins)
+        values[HOT_FREE] = round_trip(kind, processes, 0, 0, n);
+    if (two)
+        values[HOT_2] = round_trip(kind, processes, 2, 0, n);
+    if (!kind->spins)
+        values[HOT_1] = round_trip(kind, processes, 1, 0, n);
+    if (two && !kind->spins)
+        values[ASLEEP_2] = round_trip(kind, processes, 2, PAUSE_NS, asleep);
+    if (!kind->spins)
+        values[ASLEEP_1] = round_trip(kind, processes, 1, PAUSE_NS, asleep);
+    return METRICS;
+}
+
+/* Defines the contenders NAME between threads and NAME_processes; NAME_init, NAME_give and NAME_await are there. */
+#define HANDOFF(NAME, ...)                                                                           \
+    static const handoff_kind NAME##_kind = { NAME##_init, NAME##_give, NAME##_await, __VA_ARGS__ }; \
+    static size_t NAME(long n, double *values)                                                       \
+    {                                                                                                \
+        return measure_handoff(&NAME##_kind, false, n, values);                                      \
+    }
+#define HANDOFF_PROCESSES(NAME)                                \
+    static size_t NAME##_processes(long n, double *values)     \
+    {                                                          \
+        return measure_handoff(&NAME##_kind, true, n, values); \
+    }
+
+/* --- limits: a word for each side ------------------------------------------------------------------------------- */
+
+typedef struct words {
+    struct {
+        _Alignas(64) _Atomic uint32_t word;
+    } of[2];
+} words;
+
+static void words_init(void *game, bool shared)
+{
+    (void)game;
+    (void)shared;
+}
+
+static void spin_give(void *game, int to, unsigned turn)
+{
+    atomic_store_explicit(&((words *)game)->of[to].word, turn, memory_order_release);
+}
+
+static void spin_await(void *game, int side, unsigned turn)
+{
+    unsigned spins = 0;
+    while (atomic_load_explicit(&((words *)game)->of[side].word, memory_order_acquire) != turn)
+        bench_spin(&spins);
+}
+
+static void futex_give(void *game, int to, unsigned turn)
+{
+    bench_hand_over(&((words *)game)->of[to].word, turn);
+}
+
+static void futex_await(void *game, int side, unsigned turn)
+{
+    bench_await(&((words *)game)->of[side].word, turn);
+}
+
+#define spin_init  words_init
+#define futex_init words_init
+HANDOFF(spin, .spins = true)
+HANDOFF(futex, .spins = false)
+HANDOFF_PROCESSES(spin)
+HANDOFF_PROCESSES(futex)
+
+/* --- pthread's condition, and the same with other libraries ----------------------------------------------------- */
+
+/* Signalled under the lock, as Python asks for; CONDITION_AFTER: when it has been released, which some do better with.
+ */
+#define CONDITION(NAME, MUTEX, COND, LOCK, UNLOCK, WAIT, SIGNAL)  \
+    typedef struct NAME##_game {                                  \
+        MUTEX mutex;                                              \
+        COND cond[2];                                             \
+        unsigned turn;                                            \
+    } NAME##_game;                                                \
+    static void NAME##_give(void *game, int to, unsigned turn)    \
+    {                                                             \
+        NAME##_game *g = game;                                    \
+        LOCK(&g->mutex);                                          \
+        g->turn = turn;                                           \
+        SIGNAL(&g->cond[to]);                                     \
+        UNLOCK(&g->mutex);                                        \
+    }                                                             \
+    static void NAME##_await(void *game, int side, unsigned turn) \
+    {                                                             \
+        NAME##_game *g = game;                                    \
+        LOCK(&g->mutex);                                          \
+        while (g->turn != turn)                                   \
+            WAIT(&g->cond[side], &g->mutex);                      \
+        UNLOCK(&g->mutex);                                        \
+    }
+#define CONDITION_AFTER(NAME, LOCK, UNLOCK, SIGNAL)                  \
+    static void NAME##_after_give(void *game, int to, unsigned turn) \
+    {                                                                \
+        NAME##_game *g = game;                                       \
+        LOCK(&g->mutex);                                             \
+        g->turn = turn;                                              \
+        UNLOCK(&g->mutex);                                           \
+        SIGNAL(&g->cond[to]);                                        \
+    }
+
+CONDITION(pcond, pthread_mutex_t, pthread_cond_t, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_wait,
+          pthread_cond_signal)
+CONDITION_AFTER(pcond, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_signal)
+
+static void pcond_init(void *game, bool shared)
+{
+    pcond_game *g = game;
+    pthread_mutexattr_t mutex;
+    pthread_condattr_t cond;
+    int how = shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE;
+    if (pthread_mutexattr_init(&mutex) || pthread_condattr_init(&cond) || pthread_mutexattr_setpshared(&mutex, how) ||
+        pthread_condattr_setpshared(&cond, how) || pthread_mutex_init(&g->mutex, &mutex) ||
+        pthread_cond_init(&g->cond[0], &cond) || pthread_cond_init(&g->cond[1], &cond))
+        bench_fail("pthread_cond_init");
+}
+
+#define pcond_after_init  pcond_init
+#define pcond_after_await pcond_await
+HANDOFF(pcond, .spins = false)
+HANDOFF(pcond_after, .spins = false)
+HANDOFF_PROCESSES(pcond)
+HANDOFF_PROCESSES(pcond_after)
+
+#ifdef BENCH_GLIB
+CONDITION(gcond, GMutex, GCond, g_mutex_lock, g_mutex_unlock, g_cond_wait, g_cond_signal)
+CONDITION_AFTER(gcond, g_mutex_lock, g_mutex_unlock, g_cond_signal)
+#define gcond_init        words_init
+#define gcond_after_init  words_init
+#define gcond_after_await gcond_await
+HANDOFF(gcond, .spins = false)
+HANDOFF(gcond_after, .spins = false)
+#endif
+
+#ifdef BENCH_NSYNC
+CONDITION(ncv, nsync_mu, nsync_cv, nsync_mu_lock, nsync_mu_unlock, nsync_cv_wait, nsync_cv_signal)
+CONDITION_AFTER(ncv, nsync_mu_lock, nsync_mu_unlock, nsync_cv_signal)
+#define ncv_init        words_init
+#define ncv_after_init  words_init
+#define ncv_after_await ncv_await
+HANDOFF(ncv, .spins = false)
+HANDOFF(ncv_after, .spins = false)
+#endif
+
+/* --- semaphores ------------------------------------------------------------------------------------------------- */
+
+typedef struct sem_game {
+    struct {
+        _Alignas(64) sem_t sem;
+    } of[2];
+} sem_game;
+
+static void psem_init(void *game, bool shared)
+{
+    for (int i = 0; i < 2; i++)
+        if (sem_init(&((sem_game *)game)->of[i].sem, shared, 0) < 0)
+            bench_fail("sem_init: %s", strerror(errno));
+}
+
+static void psem_give(void *game, int to, unsigned turn)
+{
+    (void)turn;
+    sem_post(&((sem_game *)game)->of[to].sem);
+}
+
+static void psem_await(void *game, int side, unsigned turn)
+{
+    (void)turn;
+    while (sem_wait(&((sem_game *)game)->of[side].sem) < 0)
+        if (errno != EINTR)
+            bench_fail("sem_wait: %s", strerror(errno));
+}
+
+HANDOFF(psem, .spins = false)
+HANDOFF_PROCESSES(psem)
+
+/* --- the driver ------------------------------------------------------------------------------------------------- */
+
+static const bench_op ops[] = {
+    { "spin", spin },
+    { "futex", futex },
+    { "pcond", pcond },
+    { "pcond-after", pcond_after },
+    { "psem", psem },
+    { "spin-p", spin_processes },
+    { "futex-p", futex_processes },
+    { "pcond-p", pcond_processes },
+    { "pcond-after-p", pcond_after_processes },
+    { "psem-p", psem_processes },
+#ifdef BENCH_GLIB
+    { "gcond", gcond },
+    { "gcond-after", gcond_after },
+#endif
+#ifdef BENCH_NSYNC
+    { "ncv", ncv },
+    { "ncv-after", ncv_after },
+#endif
+};
+
+static bench_server peers;
+
+#define FAST_ROW(id, kind, server, name) BENCH_ROW(id, kind, server, id, 20000, 5000, name)
+#define ROW(id, kind, server, name)      BENCH_ROW(id, kind, server, id, 5000, 1000, name)
+
+static bench_row rows[] = {
+    FAST_ROW("spin", BENCH_LIMIT, &peers, "limit: a word each, spinning"),
+    ROW("futex", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once"),
+    ROW("pcond", BENCH_PEER, &peers, "pthread_cond, signalled under the lock"),
+    ROW("pcond-after", BENCH_PEER, &peers, "pthread_cond, signalled after it"),
+#ifdef BENCH_GLIB
+    ROW("gcond", BENCH_PEER, &peers, "GCond, signalled under the lock"),
+    ROW("gcond-after", BENCH_PEER, &peers, "GCond, signalled after it"),
+#endif
+#ifdef BENCH_NSYNC
+    ROW("ncv", BENCH_PEER, &peers, "nsync_cv, signalled under the lock"),
+    ROW("ncv-after", BENCH_PEER, &peers, "nsync_cv, signalled after it"),
+#endif
+    ROW("psem", BENCH_PEER, &peers, "sem_t"),
+    FAST_ROW("spin-p", BENCH_LIMIT, &peers, "limit: a word each, spinning, 2 processes"),
+    ROW("futex-p", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once, 2 processes"),
+    ROW("pcond-p", BENCH_PEER, &peers, "pthread_cond pshared, under the lock, 2 processes"),
+    ROW("pcond-after-p", BENCH_PEER, &peers, "pthread_cond pshared, after it, 2 processes"),
+    ROW("psem-p", BENCH_PEER, &peers, "sem_t pshared, 2 processes"),
+};
+
+static const bench_metric metrics[METRICS] = {
+    [HOT_FREE] = { "hot_free_ns", "round trip, both come back at once, not pinned", "ns", 1, false, "spin" },
+    [HOT_2] = { "hot_2cpu_ns", "round trip, both come back at once, each on its CPU", "ns", 1, false, "spin" },
+    [HOT_1] = { "hot_1cpu_ns", "round trip, both come back at once, both on 1 CPU", "ns", 1, false, "futex" },
+    [ASLEEP_2] = { "asleep_2cpu_us", "round trip, 100 µs of work before each answer, each on its CPU", "µs", 1e-3,
+                   false, "futex" },
+    [ASLEEP_1] = { "asleep_1cpu_us", "round trip, 100 µs of work before each answer, both on 1 CPU", "µs", 1e-3, false,
+                   "futex" },
+};
+
+static const char *const notes[] = {
+    "the work is not counted; a number that only the one whose turn it is touches is checked at each turn",
+#ifndef BENCH_GLIB
+    "left out: GCond (no GLib when this was built)",
+#endif
+#ifndef BENCH_NSYNC
+    "left out: nsync_cv (no nsync when this was built)",
+#endif
+};
+
+int main(int argc, char **argv)
+{
+    td_init();
+    if (bench_option(argc, argv, "--serve"))
+        return bench_serve(ops, sizeof ops / sizeof *ops);
+    peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
+    bench b = {
+        .name = "bench_handoff",
+        .title = "handing the turn to another thread or process, and back",
+        .metrics = metrics,
+        .metric_count = METRICS,
+        .rows = rows,
+        .row_count = sizeof rows / sizeof *rows,
+        .notes = notes,
+        .note_count = sizeof notes / sizeof *notes,
+    };
+    return bench_main(&b, argc, argv);
+}

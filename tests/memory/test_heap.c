@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: MIT */
+/* The shared heap: blocks, their sizes, their ends; one process and many. */
+#include "harness.h"
+#include <tandem/shared.h>
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include "memory/heap.h"
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+static td_shared_counts counts(void)
+{
+    td_shared_counts c = { 0 };
+    CHECK_OK(td_shared_stats(&c));
+    return c;
+}
+
+/* In each process of the case: what it holds is its own; bytes tell. */
+static void fill(void *block, size_t size, unsigned char with)
+{
+    memset(block, with, size < 4096 ? size : 4096);
+    if (size > 4096)
+        ((unsigned char *)block)[size - 1] = with;
+}
+
+static bool is_filled(const void *block, size_t size, unsigned char with)
+{
+    const unsigned char *at = block;
+    for (size_t i = 0; i < (size < 4096 ? size : 4096); i++)
+        if (at[i] != with)
+            return false;
+    return size <= 4096 || at[size - 1] == with;
+}
+
+static size_t some_size(uint64_t *state)
+{
+    uint64_t r = next_random(state);
+    switch (r % 8) {
+    case 0:
+        return r >> 8 & 0xfffff; /* to 1 MiB */
+    case 1:
+        return r >> 8 & 0xffff;
+    default:
+        return r >> 8 & 0x3ff;
+    }
+}
+
+/* --- sizes ------------------------------------------------------------------------------------------------- */
+
+/* Every size gives at least so many bytes, aligned, and the heap is as before when all are freed. */
+TEST_LIMIT(all_sizes, 100)
+{
+    td_shared_free(td_shared_alloc(1)); /* the party and the like */
+    td_shared_counts before = counts();
+    for (size_t size = 0; size <= 1 << 20; size += size < 20000 ? 1 : 4093) {
+        void *at = td_shared_alloc(size);
+        REQUIRE(at);
+        REQUIRE(td_shared_is(at));
+        REQUIRE_INT((uintptr_t)at % 16, 0);
+        REQUIRE(td_shared_size(at) >= size);
+        REQUIRE(size > 8192 || td_shared_size(at) <= size + size / 4 + 16);
+        fill(at, size, 7);
+        td_shared_free(at);
+        REQUIRE_INT(td_shared_size(at), 0);
+    }
+    CHECK_OK(td_shared_check());
+    CHECK_INT(counts().blocks, before.blocks);
+    CHECK_INT(counts().in_use, before.in_use);
+}
+
+/* A GiB is had, and its memory goes back at once. */
+TEST_LIMIT(a_gibibyte, 100)
+{
+    size_t size = (size_t)1 << 30;
+    if (td__memory_available() < 2 * size)
+        SKIP("less than 2 GiB of memory are left");
+    size_t before = counts().reserved;
+    char *at = td_shared_alloc(size);
+    REQUIRE(at);
+    at[0] = at[size - 1] = 1;
+    CHECK(counts().reserved >= before + size);
+    CHECK_INT(counts().in_use, size);
+    td_shared_free(at);
+    CHECK(counts().reserved < before + (64 << 20));
+    CHECK_OK(td_shared_check());
+}
+
+/* Sizes of more than memory are refused, in words; multiplied ones too. */
+TEST(more_than_memory)
+{
+    static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 36 };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        CHECK_NULL(td_shared_alloc(sizes[i]), TD_ENOMEM);
+        CHECK_NULL(td_shared_alloc_aligned(4096, sizes[i]), TD_ENOMEM);
+        CHECK_NULL(td_shared_calloc(1, sizes[i]), TD_ENOMEM);
+        CHECK_NULL(td_shared_realloc(NULL, sizes[i]), TD_ENOMEM);
+    }
+    CHECK_HAS(td_last_message(), "68719476736 bytes");
+    CHECK_NULL(td_shared_calloc(SIZE_MAX / 2, 3), TD_ENOMEM);
+    CHECK_NULL(td_shared_calloc((size_t)1 << 33, (size_t)1 << 33), TD_ENOMEM);
+    /* In the region there is room for it, in this machine there is not: nobody may be killed for it. */
+    if (td__memory_available() < (size_t)60 << 30)
+        CHECK_NULL(td_shared_alloc((size_t)60 << 30), TD_ENOMEM);
+    char *kept = td_shared_alloc(100);
+    strcpy(kept, "kept");
+    CHECK_NULL(td_shared_realloc(kept, SIZE_MAX), TD_ENOMEM);
+    CHECK_STR(kept, "kept");
+    td_shared_free(kept);
+    CHECK_OK(td_shared_check());
+}
+
+TEST(alignments)
+{
+    static const size_t sizes[] = { 0, 1, 63, 64, 65, 100, 1000, 5000, 9000, 100000 };
+    for (size_t alignment = 1; alignment <= 4096; alignment *= 2)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            void *first = td_shared_alloc_aligned(alignment, sizes[i]);
+            void *at = td_shared_alloc_aligned(alignment, sizes[i]);
+            CHECK_INT((uintptr_t)first % alignment, 0);
+            CHECK_INT((uintptr_t)at % alignment, 0);
+            CHECK(td_shared_size(at) >= sizes[i]);
+            fill(at, sizes[i], 1);
+            td_shared_free(at);
+            td_shared_free(first);
+        }
+    CHECK_NULL(td_shared_alloc_aligned(0, 1), TD_EINVAL);
+    CHECK_NULL(td_shared_alloc_aligned(48, 1), TD_EINVAL);
+    CHECK_NULL(td_shared_alloc_aligned(8192, 1), TD_EINVAL);
+    CHECK_HAS(td_last_message(), "8192");
+}
+
+TEST(calloc_is_zero_also_on_used_memory)
+{
+    static void *block[200];
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 200; i++) {
+            size_t size = (size_t)i * 531;
+            block[i] = td_shared_calloc(3, size / 3);
+            REQUIRE(block[i]);
+            REQUIRE(is_filled(block[i], size / 3 * 3, 0));
+            fill(block[i], size / 3 * 3, 0xee);
+        }
+        for (int i = 0; i < 200; i++)
+            td_shared_free(block[i]);
+    }
+}
+
+/* From every kind of block to every other: the bytes come along, the counts stay right. */
+TEST(realloc_keeps_bytes)
+{
+    static const size_t sizes[] = { 0,    1,     16,    17,     100,     1000,    4096,    8192,
+                                    8193, 12288, 40000, 300000, 2 << 20, 5 << 20, 11 << 20 };
+    enum { N = sizeof sizes / sizeof *sizes };
+    td_shared_free(td_shared_alloc(1));
+    td_shared_counts before = counts();
+    for (int from = 0; from < N; from++)
+        for (int to = 0; to < N; to++) {
+            unsigned char *at = td_shared_alloc(sizes[from]);
+            REQUIRE(at);
+            memset(at, from + 1, sizes[from]);
+            at = td_shared_realloc(at, sizes[to]);
+            REQUIRE(at);
+            size_t both = sizes[from] < sizes[to] ? sizes[from] : sizes[to];
+            for (size_t i = 0; i < both; i++)
+                if (at[i] != from + 1)
+                    REQUIRE_INT(at[i], from + 1);
+            REQUIRE(td_shared_size(at) >= sizes[to]);
+            td_shared_free(at);
+        }
+    CHECK_OK(td_shared_check());
+    CHECK_INT(counts().blocks, before.blocks);
+    CHECK_INT(counts().in_use, before.in_use);
+}
+
+/* A block that shrinks by half or more gives the rest back. */
+TEST(realloc_gives_back)
+{
+    char *at = td_shared_alloc(20 << 20);
+    at = td_shared_realloc(at, 9 << 20);
+    CHECK_INT(td_shared_size(at), 9 << 20);
+    at = td_shared_realloc(at, 40000);
+    CHECK_INT(td_shared_size(at), 40960);
+    at = td_shared_realloc(at, 100);
+    CHECK_INT(td_shared_size(at), 112);
+    td_shared_free(at);
+    td_shared_free(NULL);
+    CHECK_OK(td_shared_check());
+}
+
+/* --- against a model --------------------------------------------------------------------------------------- */
+
+enum { SLOTS = 2000 };
+
+typedef struct model {
+    void *block[SLOTS];
+    size_t size[SLOTS];
+    unsigned char with[SLOTS];
+} model;
+
+static void one_change(model *model, uint64_t *state)
+{
+    unsigned i = (unsigned)(next_random(state) % SLOTS);
+    size_t size = some_size(state);
+    unsigned char with = (unsigned char)next_random(state);
+    if (!model->block[i]) {
+        model->block[i] = with & 1 ? td_shared_alloc(size) : td_shared_alloc_aligned((size_t)16 << with % 9, size);
+        REQUIRE(model->block[i]);
+    } else {
+        REQUIRE(is_filled(model->block[i], model->size[i], model->with[i]));
+        if (with % 4 == 0) {
+            size_t both = size < model->size[i] ? size : model->size[i];
+            model->block[i] = td_shared_realloc(model->block[i], size);
+            REQUIRE(model->block[i]);
+            REQUIRE(is_filled(model->block[i], both < 4096 ? both : 4096, model->with[i]));
+        } else {
+            td_shared_free(model->block[i]);
+            model->block[i] = NULL;
+            return;
+        }
+    }
+    model->size[i] = size;
+    model->with[i] = with;
+    fill(model->block[i], size, with);
+}
+
+static void free_all(model *model)
+{
+    for (int i = 0; i < SLOTS; i++) {
+        if (model->block[i])
+            REQUIRE(is_filled(model->block[i], model->size[i], model->with[i]));
+        td_shared_free(model->block[i]);
+    }
+}
+
+static void random_changes(uint64_t seed, int changes)
+{
+    static _Thread_local model model;
+    memset(&model, 0, sizeof model);
+    for (int i = 0; i < changes; i++)
+        one_change(&model, &seed);
+    free_all(&model);
+}
+
+/* Blocks never overlap, and keep their bytes. */
+TEST_LIMIT(random_against_a_model, 100)
+{
+    td_shared_free(td_shared_alloc(1));
+    td_shared_counts before = counts();
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        random_changes(seed * 77777, 20000);
+        REQUIRE_OK(td_shared_check());
+    }
+    CHECK_INT(counts().blocks, before.blocks);
+    CHECK_INT(counts().in_use, before.in_use);
+}
+
+static int change_at_random(td_call *call)
+{
+    random_changes(td_arg(call, uint64_t), 10000);
+    return 0;
+}
+
+/* The same by several at once. */
+TEST_MODES_LIMIT(random_together, 150)
+{
+    enum { WORKERS = 4 };
+    td_worker *w[WORKERS];
+    td_shared_free(td_shared_alloc(1));
+    td_shared_counts before = counts();
+    for (int i = 0; i < WORKERS; i++) {
+        w[i] = WORKER(NEW(.target = change_at_random, .args = TD_ARG(uint64_t, 1234567u * (unsigned)(i + 1))));
+        REQUIRE_OK(td_start(w[i]));
+    }
+    for (int i = 0; i < WORKERS; i++) {
+        REQUIRE_OK(td_join(w[i]));
+        CHECK_INT(td_result_code(w[i]), 0);
+        td_free(w[i]);
+    }
+    CHECK_OK(td_shared_check());
+    CHECK_INT(counts().blocks, before.blocks);
+    CHECK_INT(counts().in_use, before.in_use);
+}
+
+/* --- blocks that go from hand to hand ---------------------------------------------------------------------- */
+
+typedef struct exchange {
+    _Atomic uintptr_t place[64];
+    int rounds;
+} exchange;
+
+typedef struct parcel {
+    uint32_t size, with;
+} parcel;
+
+static void check_parcel(parcel *parcel)
+{
+    REQUIRE(is_filled(parcel + 1, parcel->size, (unsigned char)parcel->with));
+}
+
+/* Puts new blocks in random places and frees those that were there, which others have put. */
+static int hand_over(td_call *call)
+{
+    exchange *table = td_arg(call, uintptr_t) ? (exchange *)td_arg(call, uintptr_t) : NULL;
+    uint64_t state = (uint64_t)getpid() * 40503 + 12345 + (uintptr_t)&state;
+    for (int i = 0; i < table->rounds; i++) {
+        size_t size = some_size(&state) / 4;
+        parcel *new = td_shared_alloc(sizeof *new + size);
+        REQUIRE(new);
+        *new = (parcel){ (uint32_t)size, (uint32_t)i & 0xff };
+        fill(new + 1, size, (unsigned char)i);
+        parcel *old = (parcel *)atomic_exchange(&table->place[next_random(&state) % 64], (uintptr_t) new);
+        if (old)
+            check_parcel(old);
+        td_shared_free(old);
+    }
+    return 0;
+}
+
+TEST_MODES_LIMIT(freed_by_others, 100)
+{
+    enum { WORKERS = 4 };
+    td_worker *w[WORKERS];
+    exchange *table = td_shared_calloc(1, sizeof *table);
+    table->rounds = 20000;
+    for (int i = 0; i < WORKERS; i++) {
+        w[i] = WORKER(NEW(.target = hand_over, .args = TD_ARG(uintptr_t, (uintptr_t)table)));
+        REQUIRE_OK(td_start(w[i]));
+    }
+    for (int i = 0; i < WORKERS; i++) {
+        REQUIRE_OK(td_join(w[i]));
+        CHECK_INT(td_result_code(w[i]), 0);
+        td_free(w[i]);
+    }
+    for (int i = 0; i < 64; i++) {
+        if (table->place[i])
+            check_parcel((parcel *)table->place[i]);
+        td_shared_free((void *)table->place[i]);
+    }
+    td_shared_free(table);
+    CHECK_OK(td_shared_check());
+    CHECK_INT(counts().blocks, 0);
+}
+
+static int inner(td_call *call)
+{
+    char *at = (char *)td_arg(call, uintptr_t);
+    strcat(at, " nested");
+    td_shared_free(td_shared_alloc(100));
+    return td_return(call, uintptr_t, (uintptr_t)td_shared_realloc(at, 100000));
+}
+
+static int outer(td_call *call)
+{
+    char *at = (char *)td_arg(call, uintptr_t);
+    strcat(at, " worker");
+    td_worker *w = td_process(.target = inner, .args = TD_ARG(uintptr_t, (uintptr_t)at));
+    uintptr_t moved = 0;
+    if (td_start(w) < 0 || td_join(w) < 0 || td_result(w, uintptr_t, &moved) < 0)
+        return 1;
+    td_free(w);
+    return td_return(call, uintptr_t, moved);
+}
+
+/* A block from the program, changed by a worker, moved by the worker's worker, freed by the program. */
+TEST_METHODS(nested_workers)
+{
+    char *at = td_shared_alloc(50);
+    strcpy(at, "program");
+    td_worker *w = WORKER(NEW(.target = outer, .args = TD_ARG(uintptr_t, (uintptr_t)at)));
+    uintptr_t moved;
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    REQUIRE_OK(td_result(w, uintptr_t, &moved));
+    CHECK_STR((char *)moved, "program worker nested");
+    td_shared_free((void *)moved);
+    td_free(w);
+    CHECK_INT(counts().blocks, 0);
+}
+
+/* --- running out ------------------------------------------------------------------------------------------- */
+
+static void little_room(void *unused)
+{
+    (void)unused;
+    struct rlimit limit = { 40 << 20, 40 << 20 };
+    setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+static void use_up(size_t size)
+{
+    static void *block[1 << 20];
+    size_t n = 0;
+    for (; n < sizeof block / sizeof *block; n++) {
+        block[n] = td_shared_alloc(size);
+        if (!block[n])
+            break;
+        memset(block[n], 1, size);
+    }
+    REQUIRE(n < sizeof block / sizeof *block);
+    CHECK_INT(td_last_error(), TD_ENOMEM);
+    CHECK_HAS(td_last_message(), "out of memory");
+    CHECK_OK(td_shared_check());
+    /* Nearly all of it has been used, whatever the sizes before. */
+    if (!CHECK(n * size > (size_t)20 << 20))
+        harness_note("    %zu blocks of %zu bytes", n, size);
+    while (n > 0)
+        td_shared_free(block[--n]);
+}
+
+HELPER(little_heap)
+{
+    CHECK(counts().limit < 40 << 20);
+    for (int round = 0; round < 3; round++) {
+        use_up(100000);
+        use_up(64);
+        use_up(2500);
+        use_up(8192);
+        use_up(1 << 20);
+    }
+    CHECK_INT(counts().blocks, 0);
+    CHECK_NULL(td_shared_alloc(64 << 20), TD_ENOMEM);
+    return harness_failed();
+}
+
+/* A small region is used up by blocks of any size, says so, and is whole again when they are freed. */
+TEST_LIMIT(exhaustion, 100)
+{
+    helper_options options = { .before = little_room };
+    CHECK_INT(helper_run(&options, "little_heap", NULL), 0);
+}
+
+#if defined(TD_FAULTS) && TD_FAULTS
+/* The system refuses the n-th request: an error, nothing lost, and the next one works. */
+TEST(refused_pages)
+{
+    static const size_t sizes[] = { 64, 5000, 100000, 9 << 20 };
+    td_shared_free(td_shared_alloc(1));
+    for (size_t i = 0; i < 4; i++)
+        for (long n = 1;; n++) {
+            td__slabs_trim(td__party_self());
+            td__fault_arm(n);
+            void *at = td_shared_alloc(sizes[i]);
+            bool fired = td__fault_fired();
+            td__fault_disarm();
+            if (!at)
+                CHECK_INT(td_last_error(), TD_ENOMEM);
+            CHECK(at || fired);
+            td_shared_free(at);
+            CHECK_OK(td_shared_check());
+            CHECK_INT(counts().blocks, 0);
+            if (!fired)
+                break;
+            REQUIRE(n < 20);
+        }
+}
+#endif
+
+/* --- misuse ------------------------------------------------------------------------------------------------ */
+
+HELPER(free_this)
+{
+    char *block = td_shared_alloc(100), *large = td_shared_alloc(100000);
+    static int outside;
+    td_shared_free(td_shared_alloc(100));
+    switch (atoi(argv[1])) {
+    case 0:
+        td_shared_free(block);
+        td_shared_free(block);
+        break;
+    case 1:
+        td_shared_free(large);
+        td_shared_free(large);
+        break;
+    case 2:
+        td_shared_free(block + 16);
+        break;
+    case 3:
+        td_shared_free(large + 4096);
+        break;
+    case 4:
+        td_shared_free(&outside);
+        break;
+    case 5:
+        td_shared_free((void *)(uintptr_t)8);
+        break;
+    case 6:
+        td_shared_free(td__the_region);
+        break;
+    case 7:
+        td_shared_free(td__heap_here.map);
+        break;
+    case 8:
+        td_shared_free((char *)td__the_region + td__the_region->size - 4096);
+        break;
+    case 9:
+        td_shared_free((void *)((uintptr_t)td__the_region + td__the_region->size));
+        break;
+    case 10:
+        td_shared_free(block);
+        (void)!td_shared_realloc(block, 10);
+        break;
+    case 11:
+        (void)!td_shared_realloc(large + 16, 10);
+        break;
+    }
+    (void)argc;
+    return 0;
+}
+
+TEST(bad_pointers)
+{
+    for (int which = 0; which < 12; which++) {
+        char number[8], *said;
+        snprintf(number, sizeof number, "%d", which);
+        int status = helper_output(&said, NULL, "free_this", number, NULL);
+        if (!CHECK_INT(status, -SIGABRT))
+            harness_note("    misuse %d", which);
+        CHECK_HAS(said, which < 10 ? "tandem: td_shared_free: " : "tandem: td_shared_realloc: ");
+        CHECK_HAS(said, "freed");
+        free(said);
+    }
+}
+
+HELPER(without_init)
+{
+    CHECK_NULL(td_shared_alloc(1), TD_EINIT);
+    CHECK_NULL(td_shared_calloc(1, 1), TD_EINIT);
+    CHECK_NULL(td_shared_realloc(NULL, 1), TD_EINIT);
+    CHECK_NULL(td_shared_alloc_aligned(64, 1), TD_EINIT);
+    CHECK_ERROR(td_shared_check(), TD_EINIT);
+    td_shared_counts c;
+    CHECK_ERROR(td_shared_stats(&c), TD_EINIT);
+    CHECK(!td_shared_is(&c));
+    CHECK_INT(td_shared_size(&c), 0);
+    td_shared_free(NULL);
+    CHECK_OK(td_init());
+    void *at = td_shared_alloc(1);
+    CHECK(at);
+    td_shared_free(at);
+    (void)argc;
+    (void)argv;
+    return harness_failed();
+}
+
+INIT(no_init)
+{
+}
+
+TEST(before_init)
+{
+    helper_options options = { .init = "no_init" };
+    CHECK_INT(helper_run(&options, "without_init", NULL), 0);
+    CHECK_ERROR(td_shared_stats(NULL), TD_EINVAL);
+}
