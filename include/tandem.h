@@ -6,6 +6,7 @@
 #include <tandem/base.h>
 #include <tandem/call.h>
 #include <tandem/init.h>
+#include <tandem/queue.h>
 #include <tandem/sync.h>
 #include <tandem/worker.h>
 
