@@ -8,6 +8,8 @@
 #include <tandem/connection.h>
 #include <tandem/init.h>
 #include <tandem/shared.h>
+
+#include <tandem/queue.h>
 #include <tandem/sync.h>
 #include <tandem/worker.h>
 

@@ -23,11 +23,12 @@
 #define YIELDS       2
 
 /* Fixed early: all releases of this process are slow; all that are made by its threads, by all processes. */
-static bool by_exchange, private_by_exchange, shared_by_exchange;
+bool td__release_by_exchange;
+static bool private_by_exchange, shared_by_exchange;
 
 uint16_t td__latch_quick(uint16_t index)
 {
-    return by_exchange ? TD__NOBODY : index;
+    return td__release_by_exchange ? TD__NOBODY : index;
 }
 
 /* When the library is loaded, as a rule before there is a second thread, which would make it a thousand times dearer.
@@ -35,7 +36,7 @@ uint16_t td__latch_quick(uint16_t index)
 __attribute__((constructor)) static void register_private(void)
 {
     if (!td__barrier_register(false))
-        private_by_exchange = by_exchange = true;
+        private_by_exchange = td__release_by_exchange = true;
 }
 
 void td__latch_register_shared(bool first)
@@ -45,10 +46,10 @@ void td__latch_register_shared(bool first)
     if (first)
         region->by_exchange = !registered;
     shared_by_exchange = region->by_exchange;
-    by_exchange = private_by_exchange || shared_by_exchange || !registered;
+    td__release_by_exchange = private_by_exchange || shared_by_exchange || !registered;
     /* Records that there are already. Only the first process can have several, of threads that do not know it yet. */
     uint32_t top = td__load_relaxed(&region->party_top);
-    for (uint32_t i = 1; i < top && by_exchange; i++)
+    for (uint32_t i = 1; i < top && td__release_by_exchange; i++)
         if (first || td__party_at(i) == td__me)
             td__party_at(i)->quick = td__latch_quick((uint16_t)i);
 }
@@ -143,8 +144,7 @@ static bool spin(waiting *w)
     return false;
 }
 
-/* A barrier, if releases need one; false: they do, and it is refused. */
-static bool pass_barrier(bool shared)
+bool td__latch_pass_barrier(bool shared)
 {
     /* In the other case the releaser's compare-and-swap and our fetch_or are of the same word: one sees the other. */
     return (shared ? shared_by_exchange : private_by_exchange) || td__barrier_others(shared);
@@ -155,7 +155,7 @@ static bool sleep_once(waiting *w)
 {
     td__latch *latch = w->latch;
     mark(latch, TD__SLEEPERS);
-    bool passed = pass_barrier(w->shared);
+    bool passed = td__latch_pass_barrier(w->shared);
     if (take(latch, w->me, &w->result))
         return true;
     uint32_t word = td__load_relaxed(&latch->word);

@@ -57,6 +57,11 @@ static inline uint32_t td__latch_word(uint16_t owner, uint16_t contended)
 #endif
 }
 
+/* Stores of this process that end waits must be exchanges, here and in what else sleeps in this way. Fixed early. */
+extern bool td__release_by_exchange;
+/* A sleeper's barrier, if the others need one; false: they do, and it is refused. */
+bool td__latch_pass_barrier(bool shared);
+
 /*
  * After the quick way has failed: 0, TD_OWNER_DIED, TD_ETIMEOUT or TD_ECANCELLED (no sentence set). The caller's record
  * names the latch already.

@@ -47,4 +47,19 @@ static inline bool td__spin_while(const _Atomic uint32_t *word, uint32_t value)
     return td__load_relaxed(word) != value;
 }
 
+/* As long as td__spin_more in all, but a single pause at a time: for what another processor does in a fraction of a
+ * microsecond. */
+static inline bool td__spin_closely(td__spin *spin)
+{
+    if (td__cpu_count() == 1)
+        return td__spin_more(spin);
+    if (spin->rounds >= TD__SPIN_ROUNDS * TD__SPIN_PAUSES)
+        return false;
+    spin->rounds++;
+    td__relax();
+    if (spin->rounds % (4 * TD__SPIN_PAUSES) == 0)
+        td__yield();
+    return true;
+}
+
 #endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* FIFO queues; see fifo.c. */
+#ifndef TD_QUEUE_FIFO_H
+#define TD_QUEUE_FIFO_H
+
+#include "queue/queue.h"
+
+/* One attempt, of private and of shared queues. get: several if op->count says so. The private ones need no party. */
+td__try td__fifo_put_private, td__fifo_put_shared, td__fifo_get_private, td__fifo_get_shared;
+
+/* Throws away what is in the queue; for shutdown. The caller's step is open. */
+void td__fifo_drop(td_queue *queue, td__party *me);
+
+/* Hints: how many items are in the queue; how many have been put, but for those that `skipped` counts. */
+size_t td__fifo_size(td_queue *queue);
+uint64_t td__fifo_claimed(td_queue *queue);
+/* Is there something to get, a place to put to? For those who pass a wake-up on. */
+bool td__fifo_has_item(td_queue *queue);
+bool td__fifo_has_space(td_queue *queue);
+
+#endif

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A queue's memory: the block that it stands in, with its first ring or slots; further ones; blocks for large items.
+ *
+ * Every block is named in one word, in the queue or in its maker's record, from the moment in which it is taken to that
+ * in which it is given back; so a death loses none, and giving all back can be begun again.
+ */
+#include "queue/memory.h"
+#include "memory/heap.h"
+
+#include <inttypes.h>
+
+#define CALL "td_queue"
+
+/* Private blocks: the address that td__alloc gave, before an aligned one. */
+static void *take_private(size_t size)
+{
+    char *block = size < SIZE_MAX / 2 ? td__alloc(size + TD__QUEUE_LINE) : NULL;
+    if (!block) {
+        td__fail(TD_ENOMEM, "td_queue: out of memory for %zu bytes", size);
+        return NULL;
+    }
+    uintptr_t at = ((uintptr_t)block + TD__QUEUE_LINE) & ~(uintptr_t)(TD__QUEUE_LINE - 1);
+    ((void **)at)[-1] = block;
+    return (void *)at;
+}
+
+void *td__queue_take(td__party *me, bool shared, size_t size, uintptr_t *name)
+{
+    if (!shared) {
+        void *block = take_private(size);
+        *name = (uintptr_t)block;
+        return block;
+    }
+    void *block = td__heap_take(me, TD__QUEUE_LINE, size, name, CALL);
+    return block ? memset(block, 0, size) : NULL;
+}
+
+bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait)
+{
+    if (*name == 0)
+        return true;
+    if (shared)
+        return td__heap_give(me, name, wait);
+    td__release(((void **)*name)[-1]);
+    *name = 0;
+    return true;
+}
+
+/* --- rings ------------------------------------------------------------------------------------------------- */
+
+uint64_t td__ring_bytes(uint64_t capacity, uint32_t stride)
+{
+    return capacity * stride;
+}
+
+uint32_t td__ring_stride(uint32_t item)
+{
+    return ((uint32_t)sizeof(td__cell) + item + 7) & ~7u;
+}
+
+void td__ring_init(td__ring *ring, uint64_t capacity, uint32_t stride, char *cells)
+{
+    ring->shift = 0;
+    while ((uint64_t)1 << ring->shift < capacity)
+        ring->shift++;
+    ring->mask = ((uint64_t)1 << ring->shift) - 1;
+    ring->capacity = capacity;
+    ring->stride = stride;
+    ring->cells = cells;
+}
+
+int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
+{
+    me = me ? me : td__party_self();
+    if (!me)
+        return td_last_error();
+    int r = 0;
+    td__section_enter(me, &queue->latch);
+    uint32_t gate = td__load_relaxed(&queue->gate);
+    if (gate >> TD__GATE_SHIFT == number && !(gate & TD__GATE_SHUT)) {
+        uint64_t capacity = td__queue_ring(queue, number)->capacity * 2;
+        uintptr_t *part = number + 1 < TD__QUEUE_PARTS ? &queue->part[number + 1] : NULL;
+        if (!part || capacity > TD__RING_MAX)
+            r = td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
+                         (uint64_t)TD__RING_MAX);
+        /* A dead one may have come as far as this. */
+        else if (*part == 0 && !td__queue_take(me, queue->shared, sizeof(td__ring) + td__ring_bytes(capacity, queue->stride), part))
+            r = td_last_error();
+        if (r == 0) {
+            td__ring *ring = (td__ring *)*part;
+            td__ring_init(ring, capacity, queue->stride, (char *)(ring + 1));
+            td__program_order();
+            /* Sequentially consistent, with enter() and drained() in fifo.c. */
+            td__store_seq_cst(&queue->gate, gate + (1u << TD__GATE_SHIFT));
+        }
+    }
+    td__section_leave(me, &queue->latch);
+    return r;
+}
+
+/* --- the end ----------------------------------------------------------------------------------------------- */
+
+static bool give_blocks(td_queue *queue, td__party *me, const td__ring *ring, bool wait)
+{
+    for (uint64_t i = 0; i < ring->capacity; i++) {
+        td__sized *sized = (td__sized *)(td__ring_cell(ring, i) + 1);
+        if (!td__queue_give(me, queue->shared, &sized->block, wait))
+            return false;
+    }
+    return true;
+}
+
+bool td__queue_dispose(td_queue *queue, td__party *me, bool wait)
+{
+    for (uint32_t number = TD__QUEUE_PARTS; number-- > 0;) {
+        if (queue->part[number] == 0)
+            continue;
+        if (queue->any_size && !give_blocks(queue, me, td__queue_ring(queue, number), wait))
+            return false;
+        if (number == 0 && queue->kind == TD_QUEUE_FIFO)
+            queue->part[0] = 0; /* it stands in the queue's own block */
+        else if (!td__queue_give(me, queue->shared, &queue->part[number], wait))
+            return false;
+    }
+    return true;
+}

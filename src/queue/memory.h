@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* Memory of queues; see memory.c. */
+#ifndef TD_QUEUE_MEMORY_H
+#define TD_QUEUE_MEMORY_H
+
+#include "queue/queue.h"
+
+#define TD__RING_MAX ((uint64_t)1 << 30) /* cells */
+
+/* Zeroed, aligned to a line; named in *name, in the region if it is shared. NULL, with the error set. */
+void *td__queue_take(td__party *me, bool shared, size_t size, uintptr_t *name);
+/* Gives back what *name names, and clears it. false: `wait` is false, and it would have to. */
+bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait);
+
+/* The distance of two cells with items of this size. */
+uint32_t td__ring_stride(uint32_t item);
+uint64_t td__ring_bytes(uint64_t capacity, uint32_t stride);
+void td__ring_init(td__ring *ring, uint64_t capacity, uint32_t stride, char *cells); /* of zeros */
+
+/* The ring after `number` takes puts from now on, if this one did so far. 0, TD_ENOMEM, TD_ETOOBIG. */
+int td__queue_grow(td_queue *queue, td__party *me, uint32_t number);
+
+/* All blocks but the queue's own. May be begun again. */
+bool td__queue_dispose(td_queue *queue, td__party *me, bool wait);
+
+#endif

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The inside of queues: what ring.c (FIFO), sorted.c (LIFO, PRIORITY), sleep.c, repair.c and queue.c share. How it works
+ * is told in docs/design/queue.md.
+ *
+ * A queue and all that belongs to it is in one kind of memory: this process's own, or the shared heap, where its pointers
+ * mean the same in every process.
+ */
+#ifndef TD_QUEUE_QUEUE_H
+#define TD_QUEUE_QUEUE_H
+
+#include <tandem/queue.h>
+#include "sync/section.h"
+#include "sync/wait.h"
+
+#define TD__QUEUE_MAGIC 0x5545555144544154ull
+#define TD__QUEUE_FREED 0x4545524644514154ull
+#define TD__QUEUE_PARTS 32
+#define TD__QUEUE_LINE  128 /* what two processors should not both write to: a line and the one fetched with it */
+
+/* --- cells ------------------------------------------------------------------------------------------------- */
+
+/* A state word: lap (45 bits) | owner (16) | phase (3). A cell of zeros is empty, for lap 0. */
+enum { TD__EMPTY = 0, TD__WRITING = 1, TD__FULL = 2, TD__READING = 3 };
+#define TD__PHASE(state)    ((unsigned)(state)&7)
+#define TD__OWNER(state)    ((uint16_t)((state) >> 3))
+#define TD__OWNED_BY(index) ((uint64_t)(index) << 3)
+#define TD__LAP_SHIFT       19
+#define TD__LAP             ((uint64_t)1 << TD__LAP_SHIFT)
+#define TD__LAP_OF(state)   ((state) & ~(TD__LAP - 1))
+
+typedef struct td__cell {
+    _Atomic uint64_t state;
+    /* the item; in queues with any_size a td__sized, then the item if it is small */
+} td__cell;
+
+typedef struct td__sized {
+    _Atomic uint32_t size; /* the owner's while WRITING, fixed while FULL */
+    _Atomic uint32_t block_size;
+    uintptr_t block; /* or 0. For items larger than the cell's room; it stays the cell's. The owner's while WRITING */
+} td__sized;
+#define TD__ROOM_MAX 232 /* bytes of an item of any size that are in the cell: four lines */
+
+/*
+ * A ring of cells. Positions are laps of 1 << shift, of which the first `capacity` are used. `tail`: all positions before
+ * it have been claimed by puts; `head`: all before it have been claimed by gets. They may be behind the truth.
+ */
+typedef struct td__ring {
+    /* fixed before the gate lets anybody in */
+    uint64_t capacity, mask;
+    uint32_t shift, stride;
+    char *cells;
+    /* under the queue's latch; read without, see td__queue_look_behind */
+    _Atomic uint64_t low, high;
+    /* producers', consumers' */
+    _Alignas(TD__QUEUE_LINE) _Atomic uint64_t tail;
+    _Alignas(TD__QUEUE_LINE) _Atomic uint64_t head;
+} td__ring;
+
+/* --- the queue --------------------------------------------------------------------------------------------- */
+
+/* In the gate, below the number of the ring that takes puts. It changes under the latch only, by one store. */
+#define TD__GATE_SHUT    1u
+#define TD__GATE_DROPPED 2u
+#define TD__GATE_SHIFT   2
+
+struct td_queue {
+    /* fixed */
+    uint64_t magic;
+    uint32_t item_size, room; /* the largest item; what of it has a place in the cell */
+    uint8_t kind;
+    bool shared, joinable, any_size;
+    uint32_t stride;
+    uint64_t capacity; /* 0: no limit */
+
+    /* read by every operation, written when something rare happens */
+    _Atomic uint32_t gate;
+    _Atomic uint32_t items, space, finished; /* slept on: a generation, and bit 0: somebody sleeps */
+    _Atomic uint32_t returned, looked;       /* they differ: items have come back, see ring.h */
+    _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
+    uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
+
+    _Alignas(TD__QUEUE_LINE) td__latch latch;
+    td_priority key;         /* fixed */
+    void *memory;            /* fixed: the block that it stands in */
+    _Atomic uint64_t skipped; /* latch: positions without an item, in joinable queues */
+    _Alignas(TD__QUEUE_LINE) _Atomic uint64_t done; /* how many task_done */
+
+    /* LIFO and PRIORITY, latch */
+    _Alignas(TD__QUEUE_LINE) _Atomic uint64_t count;
+    _Atomic uint64_t serial; /* how many have been put */
+    uint64_t slots;
+
+    _Alignas(TD__QUEUE_LINE) td__ring first;
+};
+
+/* What a party is doing, in its record (TD__STEP_QUEUE). object: the queue; argument: a position, number: how many from
+ * there, and the ring above TD__SPAN_BITS. */
+enum {
+    TD__QUEUE_PUT = 1,  /* owns at most one place, WRITING */
+    TD__QUEUE_GET = 2,  /* READING: what comes back */
+    TD__QUEUE_GOT = 3,  /* READING: what has been got */
+    TD__QUEUE_SKIP = 4, /* one place, which `skipped` has counted already */
+    TD__QUEUE_MAKE = 5, /* argument names the block of a queue that is being made, */
+    TD__QUEUE_FREE = 6, /* or freed: with all that belongs to it */
+};
+#define TD__SPAN_BITS 24
+#define TD__SPAN_MAX  ((1u << TD__SPAN_BITS) - 1)
+
+/* One call: what it is to move, and what it has moved. */
+typedef struct td__op {
+    const char *in; /* put */
+    char *out;      /* get */
+    size_t size;    /* any_size: of the item, or the room for it */
+    size_t count, done;
+    size_t got_size; /* any_size: of the item that has been got, or does not fit */
+} td__op;
+
+/* Tries, once: 0; TD_EFULL or TD_EEMPTY: wait; others are final. No sentence. */
+typedef int td__try(td_queue *queue, td__party *me, td__op *op);
+
+/* Of private queues: the cells' owner. It changes with a fork, so that the places of the threads that are not there in
+ * the child show. */
+extern uint16_t td__queue_life;
+void td__queue_after_fork(void); /* in the child */
+
+/* --- repair.c ---------------------------------------------------------------------------------------------- */
+
+/*
+ * A place that `whose` owns (`owner` in its state) goes on without an item: what was in it, or was to come, counts as
+ * skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false: gives up
+ * instead of waiting for the latch, and returns false.
+ */
+bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__ring *ring, uint64_t position, uint16_t owner,
+                    bool wait);
+/* The items that `owner` is reading from these positions come back. */
+bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t position, uint64_t span, uint16_t owner,
+                      bool wait);
+
+/* --- sleep.c ----------------------------------------------------------------------------------------------- */
+
+/* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
+void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n);
+static inline void td__queue_changed(const td_queue *queue, _Atomic uint32_t *word, int n)
+{
+    if (td__unlikely(td__load_relaxed(word) & 1))
+        td__queue_wake(queue, word, n);
+}
+/* Everybody, also those who are about to sleep. */
+void td__queue_wake_all(td_queue *queue);
+
+/*
+ * Tries until it succeeds, or fails for good, or the limit has passed. `word` is what to sleep on while `again` is the
+ * result. The caller's step is open.
+ */
+int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
+                   int64_t deadline, const td_cancel *cancel);
+
+/* --- sorted.c ---------------------------------------------------------------------------------------------- */
+
+td__try td__sorted_put, td__sorted_get;
+uint32_t td__sorted_stride(const td_queue *queue);
+uint64_t td__sorted_bytes(const td_queue *queue, uint64_t slots);
+void td__sorted_init(td_queue *queue, uint64_t from, uint64_t count);
+void td__sorted_drop(td_queue *queue, td__party *me);
+
+/* --- rings ------------------------------------------------------------------------------------------------- */
+
+static inline td__ring *td__queue_ring(const td_queue *queue, uint32_t number)
+{
+    return (td__ring *)queue->part[number];
+}
+
+static inline td__cell *td__ring_cell(const td__ring *ring, uint64_t position)
+{
+    return (td__cell *)(void *)(ring->cells + (position & ring->mask) * ring->stride);
+}
+
+static inline uint64_t td__ring_next(const td__ring *ring, uint64_t position)
+{
+    return td__unlikely((position & ring->mask) == ring->capacity - 1) ? (position | ring->mask) + 1 : position + 1;
+}
+
+static inline uint64_t td__ring_lap(const td__ring *ring, uint64_t position)
+{
+    return position >> ring->shift << TD__LAP_SHIFT;
+}
+
+/* How many positions lie between two. */
+static inline uint64_t td__ring_distance(const td__ring *ring, uint64_t from, uint64_t to)
+{
+    return ((to >> ring->shift) - (from >> ring->shift)) * ring->capacity + (to & ring->mask) - (from & ring->mask);
+}
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is done about places that somebody had claimed who does not go on: the dead, threads that a fork has left behind,
+ * a put that found the gate closed.
+ *
+ * A cell's state is never put back: others act on it at once. So it is changed by one store, last, and everything that
+ * goes with it is settled before, in a section under the latch, or can be done again. Each function here can be called
+ * again after it has died half-way.
+ */
+#include "queue/memory.h"
+#include "memory/heap.h"
+#include "queue/ring.h"
+
+static bool enter(td_queue *queue, td__party *me, bool wait)
+{
+    if (!wait)
+        return td__section_try(me, &queue->latch);
+    td__section_enter(me, &queue->latch);
+    return true;
+}
+
+static bool owns(const td__ring *ring, uint64_t position, uint16_t owner, unsigned phase)
+{
+    uint64_t state = td__load_acquire(&td__ring_cell(ring, position)->state);
+    return state == (td__ring_lap(ring, position) | TD__OWNED_BY(owner) | phase);
+}
+
+bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__ring *ring, uint64_t position, uint16_t owner,
+                    bool wait)
+{
+    if (!owns(ring, position, owner, TD__WRITING) && !owns(ring, position, owner, TD__READING))
+        return true;
+    uint32_t *kind = whose ? &whose->step[TD__STEP_QUEUE].kind : NULL;
+    uint32_t former = kind ? *kind : 0;
+    if (!kind || former != TD__QUEUE_SKIP) {
+        if (!enter(queue, me, wait))
+            return false;
+        td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + 1);
+        if (kind)
+            td__set(me, kind, TD__QUEUE_SKIP); /* with it, so that it is counted once */
+        td__section_leave(me, &queue->latch);
+    }
+    td__ring_publish(td__ring_cell(ring, position), td__ring_lap(ring, position) + TD__LAP);
+    if (whose == me && kind)
+        *kind = former;
+    td__queue_wake_all(queue);
+    return true;
+}
+
+/* Under the latch: consumers will find this range. While they still look through a former one, both. */
+static void note_range(td_queue *queue, td__ring *ring, uint64_t low, uint64_t high)
+{
+    if (td__load_relaxed(&queue->returned) != td__load_relaxed(&queue->looked)) {
+        uint64_t former_low = td__load_relaxed(&ring->low), former_high = td__load_relaxed(&ring->high);
+        if (former_low != former_high) {
+            low = (int64_t)(former_low - low) < 0 ? former_low : low;
+            high = (int64_t)(former_high - high) > 0 ? former_high : high;
+        }
+    }
+    td__store_relaxed(&ring->low, low);
+    td__store_relaxed(&ring->high, high);
+    td__program_order();
+}
+
+bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t position, uint64_t span, uint16_t owner,
+                      bool wait)
+{
+    uint64_t end = position;
+    for (uint64_t i = 0; i < span && i < ring->capacity; i++)
+        end = td__ring_next(ring, end);
+    if (!enter(queue, me, wait))
+        return false;
+    note_range(queue, ring, position, end);
+    for (uint64_t at = position; at != end; at = td__ring_next(ring, at)) {
+        if (owns(ring, at, owner, TD__READING))
+            td__ring_publish(td__ring_cell(ring, at), td__ring_lap(ring, at) | TD__FULL);
+    }
+    /* Release, after range and cells: with look_behind(). Also if there was nothing: perhaps a repair has died here. */
+    td__store_release(&queue->returned, td__load_relaxed(&queue->returned) + 1);
+    td__section_leave(me, &queue->latch);
+    td__queue_wake_all(queue);
+    return true;
+}
+
+/* What has been got: gives the places back. */
+static void release(td__ring *ring, uint64_t position, uint64_t span, uint16_t owner)
+{
+    for (uint64_t i = 0; i < span && i < ring->capacity; i++, position = td__ring_next(ring, position))
+        if (owns(ring, position, owner, TD__READING))
+            td__ring_publish(td__ring_cell(ring, position), td__ring_lap(ring, position) + TD__LAP);
+}
+
+static bool in_region(const void *at, uint64_t size)
+{
+    return size > 0 && size <= td__shared_size && td__is_shared(at) && td__is_shared((const char *)at + size - 1) &&
+           (uintptr_t)at % 8 == 0;
+}
+
+static bool is_ring(const td__ring *ring)
+{
+    return in_region(ring, sizeof *ring) && ring->capacity > 0 && ring->capacity - 1 <= ring->mask &&
+           ring->shift < 64 && ring->mask == ((uint64_t)1 << ring->shift) - 1 && ring->stride >= sizeof(td__cell) &&
+           ring->stride % 8 == 0 && ring->capacity <= td__shared_size / ring->stride &&
+           in_region(ring->cells, ring->capacity * ring->stride);
+}
+
+/* Of a queue that was being made or freed, nothing stays. */
+static bool repair_block(td__party *me, td__party *dead)
+{
+    td__step *step = &dead->step[TD__STEP_QUEUE];
+    td_queue *queue = (td_queue *)step->argument;
+    if (!in_region(queue, sizeof *queue))
+        return true;
+    if (step->kind == TD__QUEUE_FREE && queue->magic == TD__QUEUE_FREED && !td__queue_dispose(queue, me, false))
+        return false;
+    return td__heap_give(me, &step->argument, false);
+}
+
+/* By the process that watches. A queue that is none any more, or has been overwritten, is left alone. */
+static bool repair(td__party *me, td__party *dead, const td__step *step)
+{
+    td_queue *queue = (td_queue *)step->object;
+    if (step->kind == TD__QUEUE_MAKE || step->kind == TD__QUEUE_FREE)
+        return repair_block(me, dead);
+    uint32_t number = step->number >> TD__SPAN_BITS, span = step->number & TD__SPAN_MAX;
+    if (!in_region(queue, sizeof *queue) || queue->magic != TD__QUEUE_MAGIC || number >= TD__QUEUE_PARTS)
+        return true;
+    td__ring *ring = td__queue_ring(queue, number);
+    uint64_t position = step->argument;
+    bool done = true;
+    if (queue->kind == TD_QUEUE_FIFO && span > 0 && is_ring(ring) && (position & ring->mask) < ring->capacity) {
+        if (step->kind == TD__QUEUE_PUT || step->kind == TD__QUEUE_SKIP)
+            done = td__queue_skip(queue, me, dead, ring, position, dead->index, false);
+        else if (step->kind == TD__QUEUE_GET)
+            done = td__queue_return(queue, me, ring, position, span, dead->index, false);
+        else if (step->kind == TD__QUEUE_GOT)
+            release(ring, position, span, dead->index);
+    }
+    if (done) /* for it was perhaps about to, or has been woken and has not passed it on */
+        td__queue_wake_all(queue);
+    return done;
+}
+
+__attribute__((constructor)) static void set_up(void)
+{
+    td__step_register(TD__STEP_QUEUE, repair);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Waiting for items and for places: two event counts, and one for join. A word is a generation and, in bit 0, whether
+ * somebody sleeps, or is about to.
+ *
+ * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of them
+ * must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
+ * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, changers use
+ * exchanges, and a sleeper looks again every millisecond.
+ *
+ * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake, will set it
+ * again, and wakes the next after its success. All of these have an open step, so that after their death the repair
+ * wakes everybody.
+ */
+#include "queue/queue.h"
+#include "queue/fifo.h"
+#include "sync/latch.h"
+#include "sync/spin.h"
+
+#include <limits.h>
+
+#define SLICE_NS 1000000
+
+void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
+{
+    uint32_t seen = td__load_relaxed(word);
+    while (seen & 1) {
+        /* The next generation, without the bit: who is about to sleep will not. */
+        if (td__cas_seq_cst(word, &seen, seen + 1)) {
+            td__program_order();
+            td__futex_wake(word, n, queue->shared);
+            return;
+        }
+    }
+}
+
+static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
+{
+    /* Also where the bit is not set: a waker may have died between taking it away and waking. */
+    td__fetch_add_seq_cst(word, 2);
+    td__program_order();
+    td__futex_wake(word, INT_MAX, queue->shared);
+}
+
+void td__queue_wake_all(td_queue *queue)
+{
+    wake_everybody(queue, &queue->items);
+    wake_everybody(queue, &queue->space);
+    wake_everybody(queue, &queue->finished);
+}
+
+/* Sets the bit so that everybody else sees it who has not changed the queue before we look at it. */
+static uint32_t announce(const td_queue *queue, _Atomic uint32_t *word, bool *seen)
+{
+    uint32_t value = td__fetch_or_acq_rel(word, 1) | 1;
+    td__program_order();
+    *seen = td__latch_pass_barrier(queue->shared);
+    return value;
+}
+
+/* TD_ETIMEOUT, TD_ECANCELLED, or 0 to look again. */
+static int sleep_once(td__party *me, const _Atomic uint32_t *word, uint32_t value, bool seen, int64_t deadline,
+                      const td_cancel *cancel)
+{
+    int64_t slice = seen ? 0 : td__now() + SLICE_NS;
+    bool last = seen || (deadline && deadline <= slice);
+    int r = td__word_wait(me, word, value, last ? deadline : slice, cancel);
+    return r == TD_ETIMEOUT && !last ? 0 : r;
+}
+
+static bool more_to_do(td_queue *queue, const _Atomic uint32_t *word)
+{
+    if (word == &queue->finished)
+        return true;
+    if (queue->kind != TD_QUEUE_FIFO) {
+        uint64_t count = td__load_relaxed(&queue->count);
+        return word == &queue->items ? count > 0 : !queue->capacity || count < queue->capacity;
+    }
+    return word == &queue->items ? td__fifo_has_item(queue) : td__fifo_has_space(queue);
+}
+
+int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
+                   int64_t deadline, const td_cancel *cancel)
+{
+    td__spin spin = { 0 };
+    int r, given_up = 0;
+    while (td__spin_closely(&spin)) {
+        r = attempt(queue, me, op);
+        if (r != again)
+            return r;
+    }
+    for (;;) {
+        bool seen;
+        uint32_t value = announce(queue, word, &seen);
+        r = attempt(queue, me, op);
+        if (r != again || given_up)
+            break;
+        given_up = sleep_once(me, word, value, seen, deadline, cancel);
+    }
+    /* Somebody may have woken us, and nobody else, while others sleep. */
+    if (given_up || more_to_do(queue, word))
+        td__queue_changed(queue, word, 1);
+    td__word_done(me);
+    return r == again && given_up ? given_up : r;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the tests of queues share: memory that all processes see, items that show whether they are whole, and a ledger of
+ * what was put and what was delivered.
+ */
+#ifndef TANDEM_TESTS_QUEUE_LEDGER_H
+#define TANDEM_TESTS_QUEUE_LEDGER_H
+
+#include "harness.h"
+#include <tandem/queue.h>
+#include "memory/heap.h"
+#include "os/os.h"
+
+/* Zeroed, in the shared heap. */
+static inline void *shared_memory(size_t size)
+{
+    uintptr_t name = 0;
+    td__party *me = td__party_self();
+    REQUIRE(me != NULL);
+    void *block = td__heap_take(me, 64, size, &name, "test");
+    REQUIRE(block != NULL);
+    return memset(block, 0, size);
+}
+
+typedef struct item {
+    uint32_t producer, number;
+    uint64_t filling[6];
+    uint64_t sum;
+} item;
+
+static inline uint64_t item_sum(const item *i)
+{
+    uint64_t sum = 0x9e3779b97f4a7c15u ^ i->producer ^ (uint64_t)i->number << 32;
+    for (size_t at = 0; at < TD__COUNT(i->filling); at++)
+        sum = (sum ^ i->filling[at]) * 0xff51afd7ed558ccdu + at;
+    return sum;
+}
+
+static inline item item_make(uint32_t producer, uint32_t number)
+{
+    item i = { .producer = producer, .number = number };
+    for (size_t at = 0; at < TD__COUNT(i.filling); at++)
+        i.filling[at] = (uint64_t)number * 0x9e3779b97f4a7c15u + at * producer;
+    i.sum = item_sum(&i);
+    return i;
+}
+
+static inline bool item_whole(const item *i)
+{
+    return i->sum == item_sum(i);
+}
+
+/* All that a dead process was in the middle of has been put right. */
+static inline void repaired(pid_t pid)
+{
+    WAIT_UNTIL(!td__parties_of(pid), 20);
+}
+
+/* A queue for workers of this mode; private ones for threads only. */
+#define QUEUE(...) queue_made(td_queue_new(__VA_ARGS__), __FILE__, __LINE__)
+static inline td_queue *queue_made(td_queue *q, const char *file, int line)
+{
+    harness_check_ok(true, q ? 0 : td_last_error(), file, line, "td_queue_new");
+    return q;
+}
+
+#endif
