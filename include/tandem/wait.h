@@ -12,8 +12,8 @@
  *     }
  *
  * Being ready means: a worker has ended; a queue has an item, or has been shut down; a connection has something to
- * receive, or its other end is closed; an event is set; a descriptor is readable or hung up. It says what was so at that
- * moment: another thread may be faster to take the item, so take it by td_queue_try_get.
+ * receive, or its other end is closed; an event is set; a descriptor is readable or hung up. It says what was so at
+ * that moment: another thread may be faster to take the item, so take it by td_queue_try_get.
  */
 #ifndef TANDEM_WAIT_H
 #define TANDEM_WAIT_H
@@ -60,8 +60,8 @@ typedef struct td_waitable {
  * Waits until at least one of `count` things is ready, and sets `ready` of all. Returns how many are ready; 0 when the
  * limit has passed (td_ms(0): looks only). Negative: TD_EINVAL (no things, a kind unknown, a NULL object), TD_ESTATE (a
  * worker that was never started, or not by this process), TD_ETOOBIG (more than 1000), TD_ECANCELLED, TD_ENOMEM,
- * TD_EDESCRIPTOR. Blocks; resumes after signals. From any thread. Takes nothing and changes nothing. Where descriptors and
- * connections are among the others, these are turned into descriptors too, see below.
+ * TD_EDESCRIPTOR. Blocks; resumes after signals. From any thread. Takes nothing and changes nothing. Where descriptors
+ * and connections are among the others, these are turned into descriptors too, see below.
  */
 TD_API int td_wait_any(td_waitable *things, size_t count, td_time limit, td_cancel *cancel);
 
@@ -71,8 +71,8 @@ TD_API int td_wait_any(td_waitable *things, size_t count, td_time limit, td_canc
  * td_descriptor_close gives back (do so before the thing is freed).
  * That of a queue or an event says "look": it becomes readable when the thing is ready, and stays so until
  * td_descriptor_clear. So: clear it, then take all that is there; it becomes readable again if more is there or comes.
- * Negative: TD_EINVAL, TD_ESTATE, TD_EDESCRIPTOR, TD_ENOMEM, TD_EPROCESS (no thread), TD_ETOOBIG (more than 120 of queues
- * and events). Do not block. From any thread. A forked child has none of its parent's.
+ * Negative: TD_EINVAL, TD_ESTATE, TD_EDESCRIPTOR, TD_ENOMEM, TD_EPROCESS (no thread), TD_ETOOBIG (more than 120 of
+ * queues and events). Do not block. From any thread. A forked child has none of its parent's.
  */
 TD_API int td_descriptor(td_waitable thing);
 TD_API int td_descriptor_clear(int descriptor); /* TD_EINVAL: not made by td_descriptor for a queue or an event */

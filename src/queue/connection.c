@@ -61,7 +61,7 @@ static void give_back(td_connection *c)
     td__store_relaxed(&c->kept_count, 0);
     td__lock_release(&td__lists);
     td__release(td__exchange_acq_rel(&c->spare, NULL));
-    td__ring_free(td__exchange_acq_rel(&c->ring, NULL));
+    td__large_free(td__exchange_acq_rel(&c->ring, NULL));
     td__close(c->fd);
     c->fd = -1;
 }
@@ -601,7 +601,7 @@ void td__connections_forked(void)
         free_frames(&c->kept);
         free_frames(&c->busy);
         td__store_relaxed(&c->kept_count, 0);
-        td__ring_free(td__exchange_acq_rel(&c->ring, NULL));
+        td__large_free(td__exchange_acq_rel(&c->ring, NULL));
     }
     td__lock_release(&td__lists);
 }

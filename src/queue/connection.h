@@ -49,11 +49,11 @@ typedef struct td__frame {
 } td__frame;
 
 /* The memory that a sender moves its large frames through. Of one call at a time. */
-typedef struct td__ring {
+typedef struct td__large {
     int fd;
     char *at;
     uint64_t reserved; /* bytes of pages that are there */
-} td__ring;
+} td__large;
 
 /* A large frame on its way: its channel, known to forks. On the sender's stack. */
 typedef struct td__sending {
@@ -72,7 +72,7 @@ struct td_connection {
     _Atomic uint32_t kept_count;    /* of `kept`: a hint, changed under td__lists */
     td__frame *kept, *busy;         /* under td__lists: to be received first, and in the hands of calls */
     _Atomic(td__frame *) spare;     /* owned by who takes it out; acquire and release: its contents */
-    _Atomic(td__ring *) ring;       /* the same */
+    _Atomic(td__large *) ring;       /* the same */
     td_connection *previous, *next; /* under td__lists */
 };
 #define TD__CLOSED 0x80000000u
@@ -141,7 +141,7 @@ int td__large_send(td_connection *c, const char *call, const td__source *source,
 int td__large_receive(td__frame *frame, const char *call, char *to, int64_t deadline);
 /* Tells the sender that the frame has arrived, though it is dropped. The same results. */
 int td__large_skip(td__frame *frame);
-void td__ring_free(td__ring *ring);
+void td__large_free(td__large *ring);
 void td__sendings_forked(void); /* in a forked child, with td__lists: closes its copies of the senders' channels */
 
 /* Cut out of the parts: `size` bytes from `offset`. */

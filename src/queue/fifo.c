@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * FIFO queues: one attempt to put or get one item, or several. The attempts leave the record's step to their caller; they
- * name in it what they are about to claim.
+ * FIFO queues: one attempt to put or get one item, or several. The attempts leave the record's step to their caller;
+ * they name in it what they are about to claim.
  *
- * The gate is read before a claim and again after it. Claims and the gate's changes are sequentially consistent, so either
- * a put sees the change and gives its place up, or who changed the gate and looks at the cells sees its claim.
+ * The gate is read before a claim and again after it. Claims and the gate's changes are sequentially consistent, so
+ * either a put sees the change and gives its place up, or who changed the gate and looks at the cells sees its claim.
  */
 #include "queue/fifo.h"
 #include "queue/memory.h"
@@ -260,7 +260,8 @@ static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op,
         *ring = td__queue_ring(queue, number);
         if (shared)
             me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
-        int r = td__ring_claim_get(*ring, me, shared, owner_of(me, shared), queue->any_size ? op : NULL, position, &state);
+        int r =
+            td__ring_claim_get(*ring, me, shared, owner_of(me, shared), queue->any_size ? op : NULL, position, &state);
         if (td__likely(r == 0) || r != TD_EEMPTY)
             return r;
         if (left_by_fork(queue, *ring, *position, state)) {

@@ -24,7 +24,7 @@ enum { FULL = 'c', WITHDRAWN = 'W', EMPTY = 'a', DELIVERED = 'D' };
 
 /* --- the ring ---------------------------------------------------------------------------------------------- */
 
-void td__ring_free(td__ring *ring)
+void td__large_free(td__large *ring)
 {
     if (!ring)
         return;
@@ -33,9 +33,9 @@ void td__ring_free(td__ring *ring)
     td__release(ring);
 }
 
-static td__ring *make_ring(void)
+static td__large *make_ring(void)
 {
-    td__ring *ring = td__alloc(sizeof *ring);
+    td__large *ring = td__alloc(sizeof *ring);
     if (!ring)
         return NULL;
     ring->fd = td__memory_file("tandem-frame", RING_BYTES);
@@ -43,15 +43,15 @@ static td__ring *make_ring(void)
     if (ring->at)
         return ring;
     int error = errno;
-    td__ring_free(ring);
+    td__large_free(ring);
     errno = error;
     return NULL;
 }
 
 /* This handle's ring, or one more while another call has that, with pages for `size` bytes. NULL with errno. */
-static td__ring *take_ring(td_connection *c, uint64_t size)
+static td__large *take_ring(td_connection *c, uint64_t size)
 {
-    td__ring *ring = td__exchange_acq_rel(&c->ring, NULL);
+    td__large *ring = td__exchange_acq_rel(&c->ring, NULL);
     if (!ring)
         ring = make_ring();
     if (!ring || ring->reserved >= size)
@@ -61,7 +61,7 @@ static td__ring *take_ring(td_connection *c, uint64_t size)
         return ring;
     }
     int error = errno;
-    td__ring_free(ring);
+    td__large_free(ring);
     errno = error;
     return NULL;
 }
@@ -95,7 +95,7 @@ static ssize_t listen_to(int channel, char *said, size_t size, bool wait, int64_
 
 typedef struct transfer {
     const td__source *source;
-    td__ring *ring;
+    td__large *ring;
     td__geometry geometry;
     uint64_t slots, filled, emptied;
     td__sending sending;
@@ -243,7 +243,7 @@ int td__large_send(td_connection *c, const char *call, const td__source *source,
         code = offer(c, &transfer, kind, deadline);
     int error = code == TD__AGAIN ? ETIMEDOUT : errno;
     /* Also after a failure: whoever still reads in it finds that the frame is not to be delivered. */
-    td__ring_free(td__exchange_acq_rel(&c->ring, transfer.ring));
+    td__large_free(td__exchange_acq_rel(&c->ring, transfer.ring));
     if (code == 0)
         return 0;
     if (error == EBADMSG)

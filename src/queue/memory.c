@@ -85,7 +85,8 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
             r = td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
                          (uint64_t)TD__RING_MAX);
         /* A dead one may have come as far as this. */
-        else if (*part == 0 && !td__queue_take(me, queue->shared, sizeof(td__ring) + td__ring_bytes(capacity, queue->stride), part))
+        else if (*part == 0 &&
+                 !td__queue_take(me, queue->shared, sizeof(td__ring) + td__ring_bytes(capacity, queue->stride), part))
             r = td_last_error();
         if (r == 0) {
             td__ring *ring = (td__ring *)*part;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The inside of queues: what ring.c (FIFO), sorted.c (LIFO, PRIORITY), sleep.c, repair.c and queue.c share. How it works
- * is told in docs/design/queue.md.
+ * The inside of queues: what ring.c (FIFO), sorted.c (LIFO, PRIORITY), sleep.c, repair.c and queue.c share. How it
+ * works is told in docs/design/queue.md.
  *
- * A queue and all that belongs to it is in one kind of memory: this process's own, or the shared heap, where its pointers
- * mean the same in every process.
+ * A queue and all that belongs to it is in one kind of memory: this process's own, or the shared heap, where its
+ * pointers mean the same in every process.
  */
 #ifndef TD_QUEUE_QUEUE_H
 #define TD_QUEUE_QUEUE_H
@@ -42,8 +42,8 @@ typedef struct td__sized {
 #define TD__ROOM_MAX 232 /* bytes of an item of any size that are in the cell: four lines */
 
 /*
- * A ring of cells. Positions are laps of 1 << shift, of which the first `capacity` are used. `tail`: all positions before
- * it have been claimed by puts; `head`: all before it have been claimed by gets. They may be behind the truth.
+ * A ring of cells. Positions are laps of 1 << shift, of which the first `capacity` are used. `tail`: all positions
+ * before it have been claimed by puts; `head`: all before it have been claimed by gets. They may be behind the truth.
  */
 typedef struct td__ring {
     /* fixed before the gate lets anybody in */
@@ -75,15 +75,15 @@ struct td_queue {
 
     /* read by every operation, written when something rare happens */
     _Atomic uint32_t gate;
-    _Atomic uint32_t items, space, finished; /* slept on: a generation, and bit 0: somebody sleeps */
+    _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
     _Atomic uint32_t returned, looked;       /* they differ: items have come back, see ring.h */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
 
     _Alignas(TD__QUEUE_LINE) td__latch latch;
-    td_priority key;         /* fixed */
-    void *memory;            /* fixed: the block that it stands in */
-    _Atomic uint64_t skipped; /* latch: positions without an item, in joinable queues */
+    td_priority key;                                /* fixed */
+    void *memory;                                   /* fixed: the block that it stands in */
+    _Atomic uint64_t skipped;                       /* latch: positions without an item, in joinable queues */
     _Alignas(TD__QUEUE_LINE) _Atomic uint64_t done; /* how many task_done */
 
     /* LIFO and PRIORITY, latch */
@@ -139,11 +139,20 @@ bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t p
 
 /* --- sleep.c ----------------------------------------------------------------------------------------------- */
 
+#define TD__QUEUE_SLEEPER 1u
+#define TD__QUEUE_WATCHER 2u
+#define TD__QUEUE_AWAITED 3u
+
+/* Is there something to get, or has it been shut down? If not, it has been announced that somebody sleeps, and `item`
+ * says on what; who ends that wakes all. To be looked at again after a while where the kernel refuses barriers. */
+bool td__queue_valid(const td_queue *queue); /* made and not freed */
+bool td__queue_prepare(td_queue *queue, td__futex_item *item);
+
 /* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
 void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n);
 static inline void td__queue_changed(const td_queue *queue, _Atomic uint32_t *word, int n)
 {
-    if (td__unlikely(td__load_relaxed(word) & 1))
+    if (td__unlikely(td__load_relaxed(word) & TD__QUEUE_AWAITED))
         td__queue_wake(queue, word, n);
 }
 /* Everybody, also those who are about to sleep. */

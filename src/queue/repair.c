@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is done about places that somebody had claimed who does not go on: the dead, threads that a fork has left behind,
- * a put that found the gate closed.
+ * What is done about places that somebody had claimed who does not go on: the dead, threads that a fork has left
+ * behind, a put that found the gate closed.
  *
  * A cell's state is never put back: others act on it at once. So it is changed by one store, last, and everything that
  * goes with it is settled before, in a section under the latch, or can be done again. Each function here can be called

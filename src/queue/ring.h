@@ -2,8 +2,9 @@
 /*
  * The ring: claiming places and giving them back. See docs/design/queue.md for how it works, queue.h for the words.
  *
- * Who may change a cell's state: at EMPTY and FULL anybody, by a compare-and-swap that makes him its owner; at WRITING and
- * READING its owner, by a store, and for a dead owner the repair. Positions are claimed in order, by puts and by gets.
+ * Who may change a cell's state: at EMPTY and FULL anybody, by a compare-and-swap that makes him its owner; at WRITING
+ * and READING its owner, by a store, and for a dead owner the repair. Positions are claimed in order, by puts and by
+ * gets.
  */
 #ifndef TD_QUEUE_RING_H
 #define TD_QUEUE_RING_H
@@ -20,8 +21,9 @@ static inline void td__ring_name(td__party *me, bool shared, uint64_t position)
     }
 }
 
-/* A store that ends somebody's wait. Release: the item, or that it has been read, to who claims the cell next. A sleeper
- * pays for the order of it and the load of his word, see sleep.c, unless we cannot be told to pass a barrier. */
+/* A store that ends somebody's wait. Release: the item, or that it has been read, to who claims the cell next. A
+ * sleeper pays for the order of it and the load of his word, see sleep.c, unless we cannot be told to pass a barrier.
+ */
 static inline void td__ring_publish(td__cell *cell, uint64_t state)
 {
     if (td__unlikely(td__release_by_exchange))
@@ -39,7 +41,8 @@ static inline void td__ring_hint(_Atomic uint64_t *hint, uint64_t position)
         td__store_release(hint, position);
 }
 
-/* The first position after those known to be claimed by puts, given a state seen at this one, of the same lap or later. */
+/* The first position after those known to be claimed by puts, given a state seen at this one, of the same lap or later.
+ */
 static inline uint64_t td__ring_after_puts(const td__ring *ring, uint64_t position, uint64_t state)
 {
     uint64_t laps = (TD__LAP_OF(state) - td__ring_lap(ring, position)) >> TD__LAP_SHIFT;

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Waiting for items and for places: two event counts, and one for join. A word is a generation and, in bit 0, whether
- * somebody sleeps, or is about to.
+ * Waiting for items and for places: two event counts, and one for join. A word is a generation and two bits: SLEEPER,
+ * somebody sleeps, or is about to; WATCHER, and somebody who will not take anything, as he waits for several things:
+ * then all are woken.
  *
- * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of them
- * must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
+ * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of
+ * them must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
  * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, changers use
  * exchanges, and a sleeper looks again every millisecond.
  *
- * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake, will set it
- * again, and wakes the next after its success. All of these have an open step, so that after their death the repair
+ * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake, will set
+ * it again, and wakes the next after its success. All of these have an open step, so that after their death the repair
  * wakes everybody.
  */
 #include "queue/queue.h"
@@ -24,11 +25,11 @@
 void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
 {
     uint32_t seen = td__load_relaxed(word);
-    while (seen & 1) {
-        /* The next generation, without the bit: who is about to sleep will not. */
-        if (td__cas_seq_cst(word, &seen, seen + 1)) {
+    while (seen & TD__QUEUE_AWAITED) {
+        /* The next generation, without the bits: who is about to sleep will not. */
+        if (td__cas_seq_cst(word, &seen, (seen | TD__QUEUE_AWAITED) + 1)) {
             td__program_order();
-            td__futex_wake(word, n, queue->shared);
+            td__futex_wake(word, seen & TD__QUEUE_WATCHER ? INT_MAX : n, queue->shared);
             return;
         }
     }
@@ -37,7 +38,7 @@ void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
 static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
 {
     /* Also where the bit is not set: a waker may have died between taking it away and waking. */
-    td__fetch_add_seq_cst(word, 2);
+    td__fetch_add_seq_cst(word, TD__QUEUE_AWAITED + 1);
     td__program_order();
     td__futex_wake(word, INT_MAX, queue->shared);
 }
@@ -50,9 +51,9 @@ void td__queue_wake_all(td_queue *queue)
 }
 
 /* Sets the bit so that everybody else sees it who has not changed the queue before we look at it. */
-static uint32_t announce(const td_queue *queue, _Atomic uint32_t *word, bool *seen)
+static uint32_t announce(const td_queue *queue, _Atomic uint32_t *word, uint32_t bit, bool *seen)
 {
-    uint32_t value = td__fetch_or_acq_rel(word, 1) | 1;
+    uint32_t value = td__fetch_or_acq_rel(word, bit) | bit;
     td__program_order();
     *seen = td__latch_pass_barrier(queue->shared);
     return value;
@@ -91,7 +92,7 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
     }
     for (;;) {
         bool seen;
-        uint32_t value = announce(queue, word, &seen);
+        uint32_t value = announce(queue, word, TD__QUEUE_SLEEPER, &seen);
         r = attempt(queue, me, op);
         if (r != again || given_up)
             break;
@@ -102,4 +103,19 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
         td__queue_changed(queue, word, 1);
     td__word_done(me);
     return r == again && given_up ? given_up : r;
+}
+
+static bool is_ready(td_queue *queue)
+{
+    return td_queue_is_shutdown(queue) || more_to_do(queue, &queue->items);
+}
+
+bool td__queue_prepare(td_queue *queue, td__futex_item *item)
+{
+    bool seen;
+    if (is_ready(queue))
+        return true;
+    uint32_t value = announce(queue, &queue->items, TD__QUEUE_WATCHER, &seen);
+    *item = (td__futex_item){ &queue->items, value, queue->shared };
+    return is_ready(queue);
 }

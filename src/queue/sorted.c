@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * LIFO and PRIORITY queues: under the queue's latch, each attempt one section. What it changes of what others rely on (the
- * count, the serial number, the order) is noted, and taken back if it dies; what it writes before that goes to slots that
- * nobody else looks at.
+ * LIFO and PRIORITY queues: under the queue's latch, each attempt one section. What it changes of what others rely on
+ * (the count, the serial number, the order) is noted, and taken back if it dies; what it writes before that goes to
+ * slots that nobody else looks at.
  *
  * Slots stand in parts: the first has as many as the queue was made with, each further one as many as all before it. A
- * part is an array of slot numbers, then the slots. LIFO uses the slots in their order. PRIORITY keeps slot numbers: the
- * first `count` are a binary heap, the smallest key first, the others are the free slots.
+ * part is an array of slot numbers, then the slots. LIFO uses the slots in their order. PRIORITY keeps slot numbers:
+ * the first `count` are a binary heap, the smallest key first, the others are the free slots.
  */
 #include "queue/queue.h"
 #include "queue/memory.h"

@@ -3,11 +3,12 @@
  * The bridge: a thread that sleeps on the words of queues and events and makes descriptors readable, for programs that
  * wait by poll. There is one in a process that has asked for such a descriptor, and none else.
  *
- * An armed entry is one whose descriptor is not readable: the thread watches its word. When the thing is ready it signals
- * the descriptor and the entry is disarmed until td_descriptor_clear, which arms it again and wakes the thread to look.
+ * An armed entry is one whose descriptor is not readable: the thread watches its word. When the thing is ready it
+ * signals the descriptor and the entry is disarmed until td_descriptor_clear, which arms it again and wakes the thread
+ * to look.
  *
- * All under one lock but for the sleep, for which the thread takes copies of the words: an entry that is closed meanwhile
- * wakes it, and the things must not be freed before their descriptors are closed.
+ * All under one lock but for the sleep, for which the thread takes copies of the words: an entry that is closed
+ * meanwhile wakes it, and the things must not be freed before their descriptors are closed.
  */
 #include "sync/lock.h"
 #include "work/waiting.h"

@@ -7,6 +7,7 @@
 #include "queue/connection.h"
 #include "queue/queue.h"
 #include "sync/event.h"
+#include "sync/latch.h"
 #include "sync/wait.h"
 #include "work/worker.h"
 
@@ -14,6 +15,7 @@
 
 #define WORDS_MAX  (TD__FUTEX_MANY - 1) /* one is for the cancellation */
 #define THINGS_MAX 1000
+#define REFUSED_NS 1000000
 
 int td__thing_check(const td_waitable *thing, const char *call)
 {
@@ -26,6 +28,8 @@ int td__thing_check(const td_waitable *thing, const char *call)
         return td__fail(TD_EINVAL, "%s: descriptor %d is none", call, thing->descriptor);
     if (thing->kind == TD_WAITS_WORKER)
         return td__worker_waitable(thing->object, call);
+    if (thing->kind == TD_WAITS_QUEUE && !td__queue_valid(thing->object))
+        return td__fail(TD_EINVAL, "%s: %p is no queue, or has been freed", call, thing->object);
     return 0;
 }
 
@@ -51,7 +55,21 @@ void td__thing_done(const td_waitable *thing)
 
 /* --- on words ---------------------------------------------------------------------------------------------- */
 
-/* How many are ready; items[0..*words) are to be slept on if none is. */
+/* An event that has been set and cleared since items[0..words) were prepared, in the order of the things. */
+static int look_back(td_waitable *things, size_t count, const td__futex_item *items)
+{
+    int ready = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (things[i].kind == TD_WAITS_NOTHING)
+            continue;
+        things[i].ready = things[i].kind == TD_WAITS_EVENT && td__event_happened(things[i].object, items);
+        ready += things[i].ready;
+        items++;
+    }
+    return ready;
+}
+
+/* How many are ready; items[0..*words) are to be slept on if none is. To be followed by done(). */
 static int look(td_waitable *things, size_t count, td__futex_item *items, size_t *words)
 {
     int ready = 0;
@@ -71,29 +89,35 @@ static void done(const td_waitable *things, size_t count)
             td__thing_done(&things[i]);
 }
 
+/* Sleeps once. Where barriers are refused, a change may have gone unseen: for a short time then. */
+static int sleep_on_words(td__party *me, const td__futex_item *items, size_t words, int64_t deadline,
+                          const td_cancel *cancel)
+{
+    int64_t slice = td__release_by_exchange ? td__now() + REFUSED_NS : 0;
+    bool last = slice == 0 || (deadline && deadline <= slice);
+    int r = td__words_wait(me, items, words, last ? deadline : slice, cancel);
+    return r == TD_ETIMEOUT && !last ? 0 : r;
+}
+
 static int wait_on_words(td_waitable *things, size_t count, int64_t deadline, const td_cancel *cancel)
 {
     td__futex_item items[TD__FUTEX_MANY];
-    size_t words;
+    size_t words = 0;
     td__party *me = td__party_self();
     if (!me)
-        return TD_ENOMEM;
+        return td_last_error();
     for (int r = 0;;) {
         int ready = look(things, count, items, &words);
+        bool last = r == TD_ETIMEOUT;
         if (ready == 0 && r == 0)
-            r = td__words_wait(me, items, words, deadline, cancel);
-        else if (ready > 0)
-            r = ready;
+            r = sleep_on_words(me, items, words, deadline, cancel);
         done(things, count);
-        if (r > 0)
-            return r;
+        if (ready == 0 && !last)
+            ready = look_back(things, count, items);
+        if (ready > 0 || last)
+            return ready;
         if (r == TD_ECANCELLED)
             return td__fail_quick(r);
-        if (r == TD_ETIMEOUT) /* a last look: it may have become ready just then */ {
-            ready = look(things, count, items, &words);
-            done(things, count);
-            return ready;
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What waiting for any of several things needs of each of them. "Preparing" a thing looks whether it is ready; if it is
- * not, it says on which word to sleep, and with what value, having announced a sleeper there; the word changes, and all its
- * sleepers are woken, when the thing becomes ready.
+ * not, it says on which word to sleep, and with what value, having announced a sleeper there; the word changes, and all
+ * its sleepers are woken, when the thing becomes ready.
  */
 #ifndef TD_WORK_WAITING_H
 #define TD_WORK_WAITING_H
