@@ -302,15 +302,15 @@ static void child_ended(const td__death *death)
 
 /* --- the loop ---------------------------------------------------------------------------------------------- */
 
+/* There is one, at least. Whether there is another one is asked by a poll, since to receive nothing writes errno: a
+ * page that each fork makes anew. */
 static void take_messages(void)
 {
-    for (;;) {
+    for (bool another = true; another; another = td__poll(&spawner.control, &another, 1, 1) > 0) {
         td__message message;
         int fds[TD__MESSAGE_FDS];
         size_t count = TD__COUNT(fds);
         ssize_t n = td__receive(spawner.control, &message, sizeof message, fds, &count, false);
-        if (n < 0 && errno == EAGAIN)
-            return;
         if (n == (ssize_t)sizeof message && message.what == TD__START)
             start(&message, fds, count);
         else if (n == (ssize_t)sizeof message && message.what == TD__RETIRE)
@@ -344,7 +344,7 @@ static void end_spares(void)
 static _Noreturn void serve(void)
 {
     int fds[3] = { spawner.control, spawner.main_fd, spawner.child_fd };
-    bool ready[3] = { true, false, true };
+    bool ready[3] = { false, false, true };
     for (;;) {
         td__death death;
         while (ready[2] && td__child_ended(&death) == 1)

@@ -198,13 +198,10 @@ void td__task_prepare(void)
     _Atomic uint32_t cancel = 0;
     td__call_prepare(&the_call, NULL, 0, TD_KIND_NONE, "", &cancel);
     td__call_run(&the_call, nothing, &code);
-    td__program_end_worker();
     td__program_guard_exit(); /* nothing can be registered after it and before a target: .prepare has run */
 }
 
-/* A page that is written here for the first time in this process costs a microsecond or two: a spare pays them before
- * it has work. So this writes what td__task_run will write, and calls what it will call where that does no harm. */
-void td__task_rehearse(td__segment *segment, int file, uint32_t index)
+static void take_place(td__segment *segment, int file, uint32_t index)
 {
     td__slot *slot = td__slot_at(segment, index);
     the_task = (task){ .segment = segment, .file = file, .index = index, .slot = slot };
@@ -213,16 +210,28 @@ void td__task_rehearse(td__segment *segment, int file, uint32_t index)
     td__the.segment = segment;
     td__the.slot = slot;
     td__the.slot_index = index;
+}
+
+/* A page that is touched for the first time in this process costs a microsecond or two: a spare pays them before it has
+ * work. So this writes what td__task_run will write, and calls what it will call where that does no harm. */
+void td__task_rehearse(td__segment *segment, int file, uint32_t index)
+{
+    int code;
+    take_place(segment, file, index);
     td__main_reset("", false, "", 0);
+    td__call_run(&the_call, nothing, &code);
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
-    memset(slot->result_data, 0, 1);
+    /* Nobody but us writes here as long as no starter has seen this spare. */
+    td__store_relaxed(&the_task.slot->go, TD__GO_AWAY);
+    td__slot_await(the_task.slot);
+    td__store_relaxed(&the_task.slot->go, TD__GO_UNKNOWN);
 }
 
 _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,
                             size_t fd_count)
 {
     if (the_task.slot == NULL)
-        td__task_rehearse(segment, file, index);
+        take_place(segment, file, index);
     td__slot *slot = the_task.slot;
     the_task.request = slot->request; /* published by the message that brought us here */
     td__request *request = &the_task.request;
