@@ -215,6 +215,8 @@ void td__task_rehearse(td__segment *segment, int file, uint32_t index)
     td__the.slot = slot;
     td__the.slot_index = index;
     td__main_reset("", false, "", 0);
+    td__connections_lock();
+    td__connections_forked(); /* those that .prepare has made are in other workers too */
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
     memset(slot->result_data, 0, 1);
 }
