@@ -119,7 +119,7 @@ TD_API int td_send_fd(td_connection *c, int fd);
 TD_API int td_recv_fd(td_connection *c);
 
 /* The same with a connection: the receiver gets a handle of its own of the same end. The sender's stays open, until it
- * closes it. NULL on failure. Python: send(connection). */
+ * closes it, with what a failed call has left in it. NULL on failure. Python: send(connection). */
 TD_API int td_send_connection(td_connection *c, td_connection *passed);
 TD_API td_connection *td_recv_connection(td_connection *c);
 

@@ -56,9 +56,9 @@ typedef struct td_worker_options {
     td_daemon daemon TD_ZERO;   /* default: as the creating worker; the main thread is none */
     td_method method TD_ZERO;   /* processes only */
     size_t stack_size TD_ZERO;  /* bytes, threads only; default: the system's; at least 32 KiB */
-    td_connections connections
-        TD_ZERO; /* TD_CONNECTIONS(a, b): duplicated here; the target has them by td_call_connection. Close your own
-                    when you have no use for them, or the other side will not see the end */
+    /* TD_CONNECTIONS(a, b), duplicated here; the target has them by td_call_connection. Close your own when you have no
+     * use for them, or the other side will not see the end. */
+    td_connections connections TD_ZERO;
 } td_worker_options;
 
 /*

@@ -25,13 +25,14 @@ int td__send_failed(const char *call, int error)
     case ENOMEM:
     case ENOBUFS:
     case ENOSPC:
+    case EFBIG: /* RLIMIT_FSIZE is below what a ring needs */
         return td__fail(TD_ENOMEM, "%s: no memory to send the frame: %s", call, strerror(error));
     case EMFILE:
     case ENFILE:
     case ETOOMANYREFS:
         return td__fail(TD_EDESCRIPTOR, "%s: %s", call, strerror(error));
     default:
-        return td__fail(TD_ESYSTEM, "%s: sendmsg: %s", call, strerror(error));
+        return td__fail(TD_ESYSTEM, "%s: cannot send: %s", call, strerror(error));
     }
 }
 
@@ -198,7 +199,7 @@ static int receive_failed(const char *call, int error)
 {
     if (error == ETIMEDOUT)
         return td__fail(TD_ETIMEOUT, "%s: nothing has come within the time limit", call);
-    return td__fail(error == ENOMEM || error == ENOBUFS ? TD_ENOMEM : TD_ESYSTEM, "%s: recvmsg: %s", call,
+    return td__fail(error == ENOMEM || error == ENOBUFS ? TD_ENOMEM : TD_ESYSTEM, "%s: cannot receive: %s", call,
                     strerror(error));
 }
 

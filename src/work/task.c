@@ -220,6 +220,9 @@ void td__task_rehearse(td__segment *segment, int file, uint32_t index)
     take_place(segment, file, index);
     td__main_reset("", false, "", 0);
     td__call_run(&the_call, nothing, &code);
+
+    td__connections_lock();
+    td__connections_forked(); /* those that .prepare has made are in other workers too */
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
     /* Nobody but us writes here as long as no starter has seen this spare. */
     td__store_relaxed(&the_task.slot->go, TD__GO_AWAY);

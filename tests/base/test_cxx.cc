@@ -109,6 +109,35 @@ TEST(processes_in_cxx)
                   td_process(.target = makes_point, .method = method));
 }
 
+static int adds_one(td_call *call)
+{
+    int number = 0;
+    CHECK_INT(td_call_connection_count(call), 2);
+    CHECK_OK(td_recv_value(td_call_connection(call, 0), int, &number));
+    CHECK_OK(td_send_value(td_call_connection(call, 1), TD_ARG(int, number + 1)));
+    return 0;
+}
+
+/* Catches: connections that C++ drops or reorders on their way into the options. */
+TEST(connections_in_cxx)
+{
+    td_connection *to, *from, *ours, *theirs;
+    REQUIRE_OK(td_pipe(&theirs, &to));
+    REQUIRE_OK(td_pipe(&from, &ours));
+    td_worker *w = td_process(.target = adds_one, .connections = TD_CONNECTIONS(theirs, ours));
+    REQUIRE(w != nullptr);
+    REQUIRE_OK(td_start(w));
+    int number = 41;
+    CHECK_OK(td_send_value(to, TD_VAL(number)));
+    CHECK_OK(td_recv_value(from, int, &number));
+    CHECK_INT(number, 42);
+    CHECK_OK(td_join(w));
+    td_free(w);
+    CHECK(td_worker_create_from(TD_THREAD, td_worker_options{}) == nullptr);
+    for (td_connection *c : { to, from, ours, theirs })
+        td_connection_free(c);
+}
+
 /* Catches: an exception of the program's own that does not pass through a target's frames. */
 static int catches(td_call *call)
 {

@@ -1209,3 +1209,113 @@ TEST(forks)
     td_connection_free(a);
     td_connection_free(b);
 }
+
+static void *sends_one_large(void *arg)
+{
+    unsigned char *bytes = filled(5 * MIB, 8);
+    page->number[1] = td_send(arg, bytes, 5 * MIB);
+    free(bytes);
+    return NULL;
+}
+
+/* Catches: a forked child whose copies of what its parent has half received keep the sender from seeing that the parent
+ * has given it up. */
+TEST(a_forked_child_does_not_hold_a_frame)
+{
+    td_connection *r, *w;
+    REQUIRE_OK(td_pipe(&r, &w));
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, sends_one_large, w) == 0);
+    size_t size;
+    CHECK_ERROR(td_recv_into(r, NULL, 0, &size), TD_ETOOBIG);
+    pid_t pid = fork();
+    if (pid == 0) {
+        /* Behind the library's back, so that what it keeps in the handle is left to the fork. */
+        close(td_connection_fileno(r));
+        close(td_connection_fileno(w));
+        event_set(STEP);
+        event_wait(GO_ON);
+        _exit(0);
+    }
+    event_wait(STEP);
+    td_connection_free(r);
+    pthread_join(thread, NULL);
+    CHECK_INT(page->number[1], TD_ECLOSED);
+    event_set(GO_ON);
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    td_connection_free(w);
+}
+
+static int forks_while_it_sends(td_call *call)
+{
+    td_connection *c = td_call_connection(call, 0);
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, sends_one_large, c) == 0);
+    event_wait(STEP); /* the frame is announced */
+    if (fork() == 0) {
+        td_connection_close(c);
+        event_set(GO_ON);
+        event_wait(3);
+        _exit(0);
+    }
+    pthread_join(thread, NULL);
+    return 0;
+}
+
+/* Catches: the same on the other side: a child of the sender that lives on when the sender is killed. */
+TEST(a_forked_child_does_not_send_a_frame)
+{
+    td_connection *r, *w;
+    REQUIRE_OK(td_pipe(&r, &w));
+    td_worker *worker = started(td_process(.target = forks_while_it_sends, .connections = TD_CONNECTIONS(w)));
+    td_connection_free(w);
+    size_t size;
+    void *data;
+    CHECK_ERROR(td_recv_into(r, NULL, 0, &size), TD_ETOOBIG);
+    event_set(STEP);
+    event_wait(GO_ON);
+    CHECK_OK(td_kill(worker));
+    CHECK_OK(td_join(worker));
+    CHECK_ERROR(td_recv(r, &data, &size), TD_ETORN);
+    CHECK_ERROR(td_recv(r, &data, &size), TD_ECLOSED);
+    event_set(3);
+    td_free(worker);
+    td_connection_free(r);
+}
+
+static void *receives_from_two(void *arg)
+{
+    for (int i = 0; i < 2 * 20; i++) {
+        void *data;
+        size_t size;
+        REQUIRE_OK(td_recv(arg, &data, &size));
+        CHECK(is_filled(data, size, size == 5 * MIB ? 1 : 2));
+        free(data);
+    }
+    return NULL;
+}
+
+/* Catches: a ring of which the forked child has a copy, used by both. */
+TEST(a_forked_child_has_its_own_ring)
+{
+    td_connection *r, *w;
+    REQUIRE_OK(td_pipe(&r, &w));
+    unsigned char *ours = filled(5 * MIB, 1), *theirs = filled(6 * MIB, 2);
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, receives_from_two, r) == 0);
+    CHECK_OK(td_send(w, ours, 5 * MIB)); /* now there is one */
+    pid_t pid = fork();
+    for (int i = 0; i < (pid == 0 ? 20 : 19); i++)
+        if (td_send(w, pid == 0 ? theirs : ours, pid == 0 ? 6 * MIB : 5 * MIB) < 0 && pid == 0)
+            _exit(1);
+    if (pid == 0)
+        _exit(0);
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK_INT(status, 0);
+    pthread_join(thread, NULL);
+    free(ours);
+    free(theirs);
+    td_connection_free(r);
+    td_connection_free(w);
+}

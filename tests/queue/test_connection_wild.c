@@ -344,6 +344,54 @@ TEST(malformed_words_of_a_receiver)
     CHECK_INT(count_fds(), before);
 }
 
+enum { LAST_WORDS = 4000 };
+static bool accepted[LAST_WORDS];
+
+/* Says that a frame is delivered as soon as it is announced, and remembers whether that was accepted. */
+static void *delivers_at_once(void *arg)
+{
+    for (int i = 0; i < LAST_WORDS; i++) {
+        struct packet p;
+        int fds[4];
+        size_t count = 4;
+        REQUIRE(td__receive(raw, &p, sizeof p, fds, &count, true) > 0 && count == 2);
+        for (int spin = 0; spin < i % 50 * 20; spin++)
+            __asm__ volatile("");
+        accepted[i] = send(fds[1], "D", 1, MSG_NOSIGNAL) == 1;
+        close(fds[0]);
+        close(fds[1]);
+        event_add(2);
+    }
+    return arg;
+}
+
+/* Catches: a sender whose time passes just when the receiver delivers, and that does not look for its last word. */
+TEST(the_last_word)
+{
+    char *bytes = calloc(1, MIB);
+    open_pair();
+    pthread_t thread;
+    static bool told[LAST_WORDS];
+    REQUIRE(pthread_create(&thread, NULL, delivers_at_once, NULL) == 0);
+    for (int i = 0; i < LAST_WORDS; i++) {
+        int code = td_send_for(reader, bytes, 200 * KIB, td_us(5 + i % 97));
+        if (code < 0)
+            CHECK_INT(code, TD_ETIMEOUT);
+        told[i] = code == 0;
+        event_wait_count(2, (uint32_t)i + 1);
+    }
+    pthread_join(thread, NULL);
+    int differ = 0, both = 0;
+    for (int i = 0; i < LAST_WORDS; i++) {
+        differ += told[i] != accepted[i];
+        both += told[i];
+    }
+    CHECK_INT(differ, 0);
+    harness_note("%d of %d delivered", both, LAST_WORDS);
+    close_pair();
+    free(bytes);
+}
+
 static uint64_t random_state = 88172645463325252;
 
 static uint32_t random_number(void)
@@ -526,6 +574,28 @@ TEST(each_call_fails_once)
             break;
         }
     }
+}
+
+/* Catches: system calls that a small frame does not need: one to send it and one to receive it. */
+TEST(one_call_on_each_side)
+{
+    td_connection *r, *w;
+    REQUIRE_OK(td_pipe(&r, &w));
+    char buffer[100];
+    size_t size;
+    REQUIRE_OK(td_send(w, "warm", 5));
+    REQUIRE_OK(td_recv_into(r, buffer, sizeof buffer, &size));
+    long count = td__fault_count();
+    REQUIRE_OK(td_send(w, "hello", 6));
+    CHECK_INT(td__fault_count() - count, 1);
+    REQUIRE_OK(td_send_for(w, "hello", 6, td_s(10)));
+    CHECK_INT(td__fault_count() - count, 2);
+    REQUIRE_OK(td_recv_into(r, buffer, sizeof buffer, &size));
+    CHECK_INT(td__fault_count() - count, 3);
+    REQUIRE_OK(td_recv_into_for(r, buffer, sizeof buffer, &size, td_s(10)));
+    CHECK_INT(td__fault_count() - count, 4);
+    td_connection_free(r);
+    td_connection_free(w);
 }
 
 static void *receives_two(void *arg)

@@ -24,9 +24,16 @@ void *td__alloc(size_t size)
 
 void *td__alloc_unset(size_t size)
 {
+    enum { HUGE_PAGE = 2 << 20, ALONE = 32 << 20 }; /* above it the libc's malloc maps each block by itself */
     if (td__fault(ENOMEM))
         return NULL;
-    return malloc(size ? size : 1);
+    char *block = malloc(size ? size : 1);
+    if (block && size > ALONE) {
+        uintptr_t first = ((uintptr_t)block + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+        uintptr_t end = ((uintptr_t)block + size) & ~(uintptr_t)(HUGE_PAGE - 1);
+        madvise((void *)first, end - first, MADV_HUGEPAGE); /* 512 times fewer faults; refused, it is slower */
+    }
+    return block;
 }
 
 void td__release(void *block)
