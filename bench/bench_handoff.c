@@ -255,6 +255,22 @@ static void must(int code)
         bench_fail("%s", code == TD_OWNER_DIED ? "an owner died" : td_last_message());
 }
 
+static void td_acquire(td_lock *lock)
+{
+    must(td_lock_acquire(lock));
+}
+
+static void td_wait(td_condition *condition, td_lock *lock)
+{
+    must(td_condition_wait(condition, lock));
+}
+
+/* Zeroed memory is all that they need. */
+CONDITION(tcond, td_lock, td_condition, td_acquire, td_lock_release, td_wait, td_condition_notify)
+#define tcond_init words_init
+HANDOFF(tcond, .in_heap = true)
+HANDOFF_PROCESSES(tcond)
+
 typedef struct tsem_game {
     struct {
         _Alignas(64) td_semaphore semaphore;
@@ -336,10 +352,10 @@ HANDOFF_PROCESSES(psem)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-
+    { "td-cond", tcond },
     { "td-sem", tsem },
     { "td-event", tevent },
-
+    { "td-cond-p", tcond_processes },
     { "td-sem-p", tsem_processes },
     { "td-event-p", tevent_processes },
     { "spin", spin },
@@ -370,6 +386,7 @@ static bench_server tandem_server, peers;
 static bench_row rows[] = {
     FAST_ROW("spin", BENCH_LIMIT, &peers, "limit: a word each, spinning"),
     ROW("futex", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once"),
+    ROW("td-cond", BENCH_TANDEM, &tandem_server, "Tandem td_condition, notified under the lock"),
     ROW("td-sem", BENCH_TANDEM, &tandem_server, "Tandem td_semaphore"),
     ROW("td-event", BENCH_TANDEM, &tandem_server, "Tandem td_event, set, cleared by who waited"),
     ROW("pcond", BENCH_PEER, &peers, "pthread_cond, signalled under the lock"),
@@ -385,6 +402,7 @@ static bench_row rows[] = {
     ROW("psem", BENCH_PEER, &peers, "sem_t"),
     FAST_ROW("spin-p", BENCH_LIMIT, &peers, "limit: a word each, spinning, 2 processes"),
     ROW("futex-p", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once, 2 processes"),
+    ROW("td-cond-p", BENCH_TANDEM, &tandem_server, "Tandem td_condition, 2 processes"),
     ROW("td-sem-p", BENCH_TANDEM, &tandem_server, "Tandem td_semaphore, 2 processes"),
     ROW("td-event-p", BENCH_TANDEM, &tandem_server, "Tandem td_event, 2 processes"),
     ROW("pcond-p", BENCH_PEER, &peers, "pthread_cond pshared, under the lock, 2 processes"),
@@ -412,8 +430,10 @@ static const bench_metric metrics[METRICS] = {
     }
 
 static const bench_comparison comparisons[] = {
+    AGAINST("condition", "td-cond", "pcond|pcond-after|ncv|ncv-after"),
     AGAINST("semaphore", "td-sem", "psem"),
     AGAINST("event", "td-event", "psem"),
+    AGAINST("condition between processes", "td-cond-p", "pcond-p|pcond-after-p"),
     AGAINST("semaphore between processes", "td-sem-p", "psem-p"),
 };
 
