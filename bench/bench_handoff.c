@@ -247,6 +247,76 @@ HANDOFF(ncv, .spins = false)
 HANDOFF(ncv_after, .spins = false)
 #endif
 
+/* --- Tandem ----------------------------------------------------------------------------------------------------- */
+
+static void must(int code)
+{
+    if (code != 0)
+        bench_fail("%s", code == TD_OWNER_DIED ? "an owner died" : td_last_message());
+}
+
+static void td_acquire(td_lock *lock)
+{
+    must(td_lock_acquire(lock));
+}
+
+static void td_wait(td_condition *condition, td_lock *lock)
+{
+    must(td_condition_wait(condition, lock));
+}
+
+/* Zeroed memory is all that they need. */
+CONDITION(tcond, td_lock, td_condition, td_acquire, td_lock_release, td_wait, td_condition_notify)
+#define tcond_init words_init
+HANDOFF(tcond, .in_heap = true)
+HANDOFF_PROCESSES(tcond)
+
+typedef struct tsem_game {
+    struct {
+        _Alignas(64) td_semaphore semaphore;
+    } of[2];
+} tsem_game;
+
+static void tsem_give(void *game, int to, unsigned turn)
+{
+    (void)turn;
+    must(td_semaphore_release(&((tsem_game *)game)->of[to].semaphore));
+}
+
+static void tsem_await(void *game, int side, unsigned turn)
+{
+    (void)turn;
+    must(td_semaphore_acquire(&((tsem_game *)game)->of[side].semaphore));
+}
+
+#define tsem_init words_init
+HANDOFF(tsem, .in_heap = true)
+HANDOFF_PROCESSES(tsem)
+
+typedef struct tevent_game {
+    struct {
+        _Alignas(64) td_event event;
+    } of[2];
+} tevent_game;
+
+static void tevent_give(void *game, int to, unsigned turn)
+{
+    (void)turn;
+    must(td_event_set(&((tevent_game *)game)->of[to].event));
+}
+
+static void tevent_await(void *game, int side, unsigned turn)
+{
+    td_event *event = &((tevent_game *)game)->of[side].event;
+    (void)turn;
+    must(td_event_wait(event));
+    must(td_event_clear(event));
+}
+
+#define tevent_init words_init
+HANDOFF(tevent, .in_heap = true)
+HANDOFF_PROCESSES(tevent)
+
 /* --- semaphores ------------------------------------------------------------------------------------------------- */
 
 typedef struct sem_game {
@@ -282,6 +352,12 @@ HANDOFF_PROCESSES(psem)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
+    { "td-cond", tcond },
+    { "td-sem", tsem },
+    { "td-event", tevent },
+    { "td-cond-p", tcond_processes },
+    { "td-sem-p", tsem_processes },
+    { "td-event-p", tevent_processes },
     { "spin", spin },
     { "futex", futex },
     { "pcond", pcond },
@@ -302,7 +378,7 @@ static const bench_op ops[] = {
 #endif
 };
 
-static bench_server peers;
+static bench_server tandem_server, peers;
 
 #define FAST_ROW(id, kind, server, name) BENCH_ROW(id, kind, server, id, 20000, 5000, name)
 #define ROW(id, kind, server, name)      BENCH_ROW(id, kind, server, id, 5000, 1000, name)
@@ -310,6 +386,9 @@ static bench_server peers;
 static bench_row rows[] = {
     FAST_ROW("spin", BENCH_LIMIT, &peers, "limit: a word each, spinning"),
     ROW("futex", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once"),
+    ROW("td-cond", BENCH_TANDEM, &tandem_server, "Tandem td_condition, notified under the lock"),
+    ROW("td-sem", BENCH_TANDEM, &tandem_server, "Tandem td_semaphore"),
+    ROW("td-event", BENCH_TANDEM, &tandem_server, "Tandem td_event, set, cleared by who waited"),
     ROW("pcond", BENCH_PEER, &peers, "pthread_cond, signalled under the lock"),
     ROW("pcond-after", BENCH_PEER, &peers, "pthread_cond, signalled after it"),
 #ifdef BENCH_GLIB
@@ -323,6 +402,9 @@ static bench_row rows[] = {
     ROW("psem", BENCH_PEER, &peers, "sem_t"),
     FAST_ROW("spin-p", BENCH_LIMIT, &peers, "limit: a word each, spinning, 2 processes"),
     ROW("futex-p", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once, 2 processes"),
+    ROW("td-cond-p", BENCH_TANDEM, &tandem_server, "Tandem td_condition, 2 processes"),
+    ROW("td-sem-p", BENCH_TANDEM, &tandem_server, "Tandem td_semaphore, 2 processes"),
+    ROW("td-event-p", BENCH_TANDEM, &tandem_server, "Tandem td_event, 2 processes"),
     ROW("pcond-p", BENCH_PEER, &peers, "pthread_cond pshared, under the lock, 2 processes"),
     ROW("pcond-after-p", BENCH_PEER, &peers, "pthread_cond pshared, after it, 2 processes"),
     ROW("psem-p", BENCH_PEER, &peers, "sem_t pshared, 2 processes"),
@@ -336,6 +418,23 @@ static const bench_metric metrics[METRICS] = {
                    false, "futex" },
     [ASLEEP_1] = { "asleep_1cpu_us", "round trip, 100 µs of work before each answer, both on 1 CPU", "µs", 1e-3, false,
                    "futex" },
+};
+
+/* Each type against the peers that do the same, in the four metrics that are pinned. */
+#define AGAINST(what, row, peers)                                                                      \
+    { what ", hot, each on its CPU: Tandem / the best peer", row, peers, 1, "hot_2cpu_ns" },           \
+        { what ", hot, both on 1 CPU: Tandem / the best peer", row, peers, 1, "hot_1cpu_ns" },         \
+        { what ", asleep, each on its CPU: Tandem / the best peer", row, peers, 1, "asleep_2cpu_us" }, \
+    {                                                                                                  \
+        what ", asleep, both on 1 CPU: Tandem / the best peer", row, peers, 1, "asleep_1cpu_us"        \
+    }
+
+static const bench_comparison comparisons[] = {
+    AGAINST("condition", "td-cond", "pcond|pcond-after|ncv|ncv-after"),
+    AGAINST("semaphore", "td-sem", "psem"),
+    AGAINST("event", "td-event", "psem"),
+    AGAINST("condition between processes", "td-cond-p", "pcond-p|pcond-after-p"),
+    AGAINST("semaphore between processes", "td-sem-p", "psem-p"),
 };
 
 static const char *const notes[] = {
@@ -353,6 +452,7 @@ int main(int argc, char **argv)
     td_init();
     if (bench_option(argc, argv, "--serve"))
         return bench_serve(ops, sizeof ops / sizeof *ops);
+    tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
     bench b = {
         .name = "bench_handoff",
@@ -361,6 +461,8 @@ int main(int argc, char **argv)
         .metric_count = METRICS,
         .rows = rows,
         .row_count = sizeof rows / sizeof *rows,
+        .comparisons = comparisons,
+        .comparison_count = sizeof comparisons / sizeof *comparisons,
         .notes = notes,
         .note_count = sizeof notes / sizeof *notes,
     };

@@ -54,6 +54,7 @@ struct channel {
     int fd[2][2]; /* by side: where it reads, where it writes */
     void *state;
     td_connection *connection[2];
+    td_queue *to[2]; /* by the side that gets */
 
     long n; /* messages, or round trips */
     int64_t pause_ns;
@@ -233,11 +234,11 @@ static size_t measure_messages(const message_kind *kind, long n, double *values)
     for (int i = 0; i < METRICS; i++)
         values[i] = NAN;
     values[RATE_SMALL] = per_second(kind, SMALL, n) / 1e6;
+    if (kind->many)
+        values[RATE_MANY] = per_second_by_many(kind, n / MANY_SHARE) / 1e6;
     if (kind->batch > 1)
         return METRICS;
     values[RATE_LARGE] = per_second(kind, LARGE, n / LARGE_SHARE) / 1e3;
-    if (kind->many)
-        values[RATE_MANY] = per_second_by_many(kind, n / MANY_SHARE) / 1e6;
     values[HOT] = round_trip_ns(kind, n / HOT_SHARE, 0);
     if (!kind->spins)
         values[ASLEEP] = round_trip_ns(kind, n / ASLEEP_SHARE, PAUSE_NS);
@@ -251,6 +252,60 @@ static size_t measure_messages(const message_kind *kind, long n, double *values)
     }
 
 /* --- Tandem ----------------------------------------------------------------------------------------------------- */
+
+static void queue_open(channel *c)
+{
+    for (int side = 0; side < 2; side++)
+        if ((c->to[side] = td_queue_new(.item_size = c->size, .capacity = c->slots, .shared = true)) == NULL)
+            bench_fail("td_queue_new: %s", td_last_message());
+}
+
+static void queue_close(channel *c)
+{
+    td_queue_free(c->to[0]);
+    td_queue_free(c->to[1]);
+}
+
+static void queue_put(channel *c, int side, const char *messages, size_t count)
+{
+    (void)count;
+    if (td_queue_put(c->to[!side], messages) < 0)
+        bench_fail("td_queue_put: %s", td_last_message());
+}
+
+static size_t queue_get(channel *c, int side, char *messages, size_t most)
+{
+    (void)most;
+    if (td_queue_get(c->to[side], messages) < 0)
+        bench_fail("td_queue_get: %s", td_last_message());
+    return 1;
+}
+
+static void queue_put_many(channel *c, int side, const char *messages, size_t count)
+{
+    if (td_queue_put_many(c->to[!side], messages, count) != (int64_t)count)
+        bench_fail("td_queue_put_many: %s", td_last_message());
+}
+
+static size_t queue_get_many(channel *c, int side, char *messages, size_t most)
+{
+    int64_t n = td_queue_get_many(c->to[side], messages, most);
+    if (n <= 0)
+        bench_fail("td_queue_get_many: %s", td_last_message());
+    return (size_t)n;
+}
+
+static const message_kind queue_kind = {
+    .open = queue_open, .close = queue_close, .send = queue_put, .receive = queue_get, .many = true
+};
+static const message_kind queue_many_kind = { .open = queue_open,
+                                              .close = queue_close,
+                                              .send = queue_put_many,
+                                              .receive = queue_get_many,
+                                              .batch = BATCH_MAX,
+                                              .many = true };
+MESSAGE_OP(queue)
+MESSAGE_OP(queue_many)
 
 static void connection_open(channel *c)
 {
@@ -541,12 +596,8 @@ MESSAGE_OP(zmq)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "td-connection", connection },
-    { "spin", spin },
-    { "futex", futex },
-    { "pipe", fifo },
-    { "stream", stream },
-    { "seqpacket", seqpacket },
+    { "td", queue },  { "td-many", queue_many }, { "td-connection", connection }, { "spin", spin }, { "futex", futex },
+    { "pipe", fifo }, { "stream", stream },      { "seqpacket", seqpacket },
 #ifdef BENCH_ZMQ
     { "zmq", zmq },
 #endif
@@ -557,6 +608,8 @@ static bench_server tandem_server, peers, python;
 static bench_row rows[] = {
     BENCH_ROW("spin", BENCH_LIMIT, &peers, "spin", 2000000, 500000, "limit: ring, spinning"),
     BENCH_ROW("futex", BENCH_LIMIT, &peers, "futex", 1000000, 300000, "limit: ring, 2000 pauses, then a futex"),
+    BENCH_ROW("td", BENCH_TANDEM, &tandem_server, "td", 1000000, 300000, "Tandem td_queue"),
+    BENCH_ROW("td-many", BENCH_TANDEM, &tandem_server, "td-many", 2000000, 500000, "Tandem td_queue, 64 at a time"),
     BENCH_ROW("td-connection", BENCH_TANDEM, &tandem_server, "td-connection", 100000, 30000, "Tandem connection"),
     BENCH_ROW("pipe", BENCH_PEER, &peers, "pipe", 150000, 30000, "pipe"),
     BENCH_ROW("stream", BENCH_PEER, &peers, "stream", 100000, 30000, "socketpair, stream"),
@@ -574,6 +627,17 @@ static const bench_metric metrics[METRICS] = {
     [RATE_MANY] = { "mmsgs_8p8c_64B", "8 senders, 8 receivers, 64 bytes", "M/s", 1, true, "pipe" },
     [HOT] = { "roundtrip_ns", "round trip of 64 bytes, both wait for nothing else", "ns", 1, false, NULL },
     [ASLEEP] = { "asleep_us", "round trip of 64 bytes, 100 µs of work before each answer", "µs", 1e-3, false, "pipe" },
+};
+
+static const bench_comparison comparisons[] = {
+    { "64 bytes, put and get", "td", NULL, 12, "mmsgs_64B" },
+    { "64 bytes, put_many and get_many", "td-many", NULL, 25, "mmsgs_64B" },
+    { "64 bytes, 8 producers and 8 consumers (half of one and one)", "td", NULL, 6, "mmsgs_8p8c_64B" },
+    { "64 KiB: Tandem / the ring", "td", "spin", 0.9, "kmsgs_64KiB" },
+    { "round trip, hot", "td", NULL, 300, "roundtrip_ns" },
+    { "round trip, asleep: Tandem / pipe", "td", "pipe", 1, "asleep_us" },
+    { "64 bytes: connection / socketpair", "td-connection", "stream|seqpacket", 0, "mmsgs_64B" },
+    { "64 bytes: Tandem / multiprocessing.Queue", "td", "python-queue", 0, "mmsgs_64B" },
 };
 
 static const char *const notes[] = {
@@ -601,6 +665,8 @@ int main(int argc, char **argv)
         .rows = rows,
         .row_count = sizeof rows / sizeof *rows,
         .bold = { "spin" },
+        .comparisons = comparisons,
+        .comparison_count = sizeof comparisons / sizeof *comparisons,
         .notes = notes,
         .note_count = sizeof notes / sizeof *notes,
     };

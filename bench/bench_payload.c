@@ -43,8 +43,11 @@ struct transfer {
     char *shared; /* `size` bytes that both see, pages present */
     int fd[2];
     td_connection *connection[2];
+    td_queue *queue;
+    void *block; /* of the shared heap */
     pid_t giver;
     _Atomic uint32_t there, done; /* futexes: the number of the payload */
+    int64_t got;                  /* when the taker had it */
     double ms[TRANSFERS_MAX];
 };
 
@@ -78,11 +81,12 @@ static void give_all(transfer *t)
         bench_idle(100000); /* the other one waits, like somebody who expects a payload now and then */
         int64_t begin = bench_now();
         t->kind->give(t);
+        int64_t end = bench_now();
         if (t->kind->alone)
             check(t->kind->take(t), t->size, i);
         else
             bench_await(&t->done, i);
-        t->ms[i - 1] = (double)(bench_now() - begin) / 1e6;
+        t->ms[i - 1] = (double)((t->kind->alone ? end : t->got) - begin) / 1e6;
     }
 }
 
@@ -90,7 +94,9 @@ static void take_all(transfer *t)
 {
     memset(t->sink, 1, t->size);
     for (uint32_t i = 1; i <= (uint32_t)t->n; i++) {
-        check(t->kind->take(t), t->size, i);
+        const char *payload = t->kind->take(t);
+        t->got = bench_now();
+        check(payload, t->size, i);
         bench_hand_over(&t->done, i);
     }
 }
@@ -152,6 +158,69 @@ static size_t measure_payload(const payload_kind *kind, long n, double *values)
 
 /* --- Tandem ----------------------------------------------------------------------------------------------------- */
 
+static void queue_open(transfer *t, size_t item_size)
+{
+    t->queue = td_queue_new(.item_size = item_size, .capacity = 1, .shared = true);
+    if (t->queue == NULL)
+        bench_fail("td_queue_new: %s", td_last_message());
+}
+
+/* The block has its pages, and is the giver's again when the taker has said that it has seen it. */
+static void block_open(transfer *t)
+{
+    queue_open(t, sizeof(void *));
+    t->block = td_shared_alloc(t->size);
+    if (t->block == NULL)
+        bench_fail("td_shared_alloc: %s", td_last_message());
+    memset(t->block, 1, t->size);
+}
+
+static void block_close(transfer *t)
+{
+    td_shared_free(t->block);
+    td_queue_free(t->queue);
+}
+
+static void block_give(transfer *t)
+{
+    uint64_t number;
+    memcpy(&number, t->source, 8);
+    mark(t->block, t->size, number);
+    if (td_queue_put_shared(t->queue, t->block) < 0)
+        bench_fail("td_queue_put_shared: %s", td_last_message());
+}
+
+static const char *block_take(transfer *t)
+{
+    void *block;
+    if (td_queue_get_shared(t->queue, &block) < 0)
+        bench_fail("td_queue_get_shared: %s", td_last_message());
+    return block;
+}
+
+static void copy_open(transfer *t)
+{
+    queue_open(t, t->size);
+}
+
+static void copy_close(transfer *t)
+{
+    td_queue_free(t->queue);
+}
+
+static void copy_give(transfer *t)
+{
+    if (td_queue_put(t->queue, t->source) < 0)
+        bench_fail("td_queue_put: %s", td_last_message());
+}
+
+static const char *copy_take(transfer *t)
+{
+    if (td_queue_get(t->queue, t->sink) < 0)
+        bench_fail("td_queue_get: %s", td_last_message());
+    return t->sink;
+}
+
 static void connection_open(transfer *t)
 {
     if (td_pipe(&t->connection[1], &t->connection[0]) < 0)
@@ -181,6 +250,12 @@ static const char *connection_take(transfer *t)
 static const payload_kind connection_kind = {
     .open = connection_open, .close = connection_close, .give = connection_give, .take = connection_take
 };
+static const payload_kind block_kind = {
+    .open = block_open, .close = block_close, .give = block_give, .take = block_take
+};
+static const payload_kind copy_kind = { .open = copy_open, .close = copy_close, .give = copy_give, .take = copy_take };
+PAYLOAD_OP(block)
+PAYLOAD_OP(copy)
 PAYLOAD_OP(connection)
 
 /* --- limits ----------------------------------------------------------------------------------------------------- */
@@ -317,15 +392,10 @@ PAYLOAD_OP(stream)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
-    { "td-connection", connection },
-    { "memcpy", one_copy },
-    { "handover", handover },
-    { "copy-in", copy_in },
-    { "copy-both", copy_both },
-    { "readv", vm_readv },
-    { "pipe", fifo },
-    { "pipe-wide", wide },
-    { "socket", stream },
+    { "td-block", block },      { "td-copy", copy },      { "td-connection", connection },
+    { "memcpy", one_copy },     { "handover", handover }, { "copy-in", copy_in },
+    { "copy-both", copy_both }, { "readv", vm_readv },    { "pipe", fifo },
+    { "pipe-wide", wide },      { "socket", stream },
 };
 
 static bench_server tandem_server, peers, python;
@@ -334,9 +404,11 @@ static bench_server tandem_server, peers, python;
 
 static bench_row rows[] = {
     ROW("memcpy", BENCH_LIMIT, &peers, "memcpy", "limit: one memcpy in one process, pages present"),
-    ROW("handover", BENCH_LIMIT, &peers, "handover", "limit: in shared memory already, a futex to tell and one back"),
+    ROW("handover", BENCH_LIMIT, &peers, "handover", "limit: in shared memory already, told by a futex"),
     ROW("copy-in", BENCH_LIMIT, &peers, "copy-in", "limit: shared memory, copied in"),
     ROW("copy-both", BENCH_LIMIT, &peers, "copy-both", "limit: shared memory, copied in, then out"),
+    ROW("td-block", BENCH_TANDEM, &tandem_server, "td-block", "Tandem: block of the shared heap, by a queue"),
+    ROW("td-copy", BENCH_TANDEM, &tandem_server, "td-copy", "Tandem td_queue, copied in, then out"),
     ROW("td-connection", BENCH_TANDEM, &tandem_server, "td-connection", "Tandem connection"),
     ROW("readv", BENCH_PEER, &peers, "readv", "process_vm_readv"),
     ROW("pipe", BENCH_PEER, &peers, "pipe", "pipe"),
@@ -348,8 +420,15 @@ static bench_row rows[] = {
 };
 
 static const bench_metric metrics[METRICS] = {
-    [MS_LARGE] = { "ms_256MiB", "256 MiB until the other process has it, and has said so", "ms", 1, false, NULL },
-    [MS_SMALL] = { "us_1MiB", "1 MiB until the other process has it, and has said so", "µs", 1e3, false, NULL },
+    [MS_LARGE] = { "ms_256MiB", "256 MiB until the other process has it", "ms", 1, false, NULL },
+    [MS_SMALL] = { "us_1MiB", "1 MiB until the other process has it", "µs", 1e3, false, NULL },
+};
+
+static const bench_comparison comparisons[] = {
+    { "256 MiB handed over", "td-block", NULL, 0.1, "ms_256MiB" },
+    { "256 MiB copied by a queue / by two memcpys", "td-copy", "copy-both", 1.1, "ms_256MiB" },
+    { "256 MiB by a connection / by a socketpair", "td-connection", "socket", 0, "ms_256MiB" },
+    { "1 MiB copied by a queue / by two memcpys", "td-copy", "copy-both", 0, "us_1MiB" },
 };
 
 static const char *const notes[] = {
@@ -374,6 +453,8 @@ int main(int argc, char **argv)
         .rows = rows,
         .row_count = sizeof rows / sizeof *rows,
         .bold = { "memcpy" },
+        .comparisons = comparisons,
+        .comparison_count = sizeof comparisons / sizeof *comparisons,
         .notes = notes,
         .note_count = sizeof notes / sizeof *notes,
     };

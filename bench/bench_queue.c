@@ -94,6 +94,85 @@ static size_t measure_queue(const queue_pair *pair, long n, double *values)
         return measure_queue(&NAME##_pair, n, values); \
     }
 
+/* --- Tandem ----------------------------------------------------------------------------------------------------- */
+
+static void *tandem_create(size_t item_size, size_t capacity)
+{
+    td_queue *q = td_queue_new(.item_size = item_size, .capacity = capacity);
+    if (q == NULL)
+        bench_fail("td_queue_new: %s", td_last_message());
+    return q;
+}
+
+static void *bounded_create_8(void)
+{
+    return tandem_create(sizeof(item_8), QUEUE_CAPACITY);
+}
+
+static void *bounded_create_64(void)
+{
+    return tandem_create(sizeof(item_64), QUEUE_CAPACITY);
+}
+
+static void *unbounded_create_8(void)
+{
+    return tandem_create(sizeof(item_8), 0);
+}
+
+static void *unbounded_create_64(void)
+{
+    return tandem_create(sizeof(item_64), 0);
+}
+
+static void tandem_destroy(void *queue)
+{
+    td_queue_free(queue);
+}
+
+static inline void tandem_put(void *queue, const void *item, size_t n)
+{
+    (void)n;
+    if (td_queue_put(queue, item) < 0)
+        bench_fail("td_queue_put: %s", td_last_message());
+}
+
+static inline size_t tandem_get(void *queue, void *item, size_t most)
+{
+    (void)most;
+    if (td_queue_get(queue, item) < 0)
+        bench_fail("td_queue_get: %s", td_last_message());
+    return 1;
+}
+
+static inline void tandem_put_many(void *queue, const void *items, size_t n)
+{
+    if (td_queue_put_many(queue, items, n) != (int64_t)n)
+        bench_fail("td_queue_put_many: %s", td_last_message());
+}
+
+static inline size_t tandem_get_many(void *queue, void *items, size_t most)
+{
+    int64_t n = td_queue_get_many(queue, items, most);
+    if (n <= 0)
+        bench_fail("td_queue_get_many: %s", td_last_message());
+    return (size_t)n;
+}
+
+QUEUE_LOOPS(tandem_8, item_8, 1, QUEUE_PLAIN, QUEUE_PLAIN, tandem_put, tandem_get)
+QUEUE_LOOPS(tandem_64, item_64, 1, QUEUE_PLAIN, QUEUE_PLAIN, tandem_put, tandem_get)
+QUEUE_LOOPS(many_8, item_8, QUEUE_BATCH, QUEUE_PLAIN, QUEUE_PLAIN, tandem_put_many, tandem_get_many)
+QUEUE_LOOPS(many_64, item_64, QUEUE_BATCH, QUEUE_PLAIN, QUEUE_PLAIN, tandem_put_many, tandem_get_many)
+
+static const queue_pair bounded_pair = { QUEUE_KIND(tandem_8, bounded_create_8, tandem_destroy),
+                                         QUEUE_KIND(tandem_64, bounded_create_64, tandem_destroy), false };
+static const queue_pair unbounded_pair = { QUEUE_KIND(tandem_8, unbounded_create_8, tandem_destroy),
+                                           QUEUE_KIND(tandem_64, unbounded_create_64, tandem_destroy), false };
+static const queue_pair many_pair = { QUEUE_KIND(many_8, bounded_create_8, tandem_destroy),
+                                      QUEUE_KIND(many_64, bounded_create_64, tandem_destroy), false };
+QUEUE_OP(bounded)
+QUEUE_OP(unbounded)
+QUEUE_OP(many)
+
 /* --- limit: a bare ring ----------------------------------------------------------------------------------------- */
 
 /* Each side keeps the other's index as it last saw it. */
@@ -284,6 +363,9 @@ QUEUE_OP(tbb)
 /* --- the driver ------------------------------------------------------------------------------------------------- */
 
 static const bench_op ops[] = {
+    { "td", bounded },
+    { "td-unbounded", unbounded },
+    { "td-many", many },
     { "ring", ring },
 #ifdef BENCH_MOODYCAMEL
     { "moodycamel", moodycamel },
@@ -302,10 +384,15 @@ static const bench_op ops[] = {
 #endif
 };
 
-static bench_server peers;
+static bench_server tandem_server, peers;
 
 static bench_row rows[] = {
     BENCH_ROW("ring", BENCH_LIMIT, &peers, "ring", 5000000, 1000000, "limit: ring for one and one, spinning"),
+    BENCH_ROW("td", BENCH_TANDEM, &tandem_server, "td", 1000000, 300000, "Tandem td_queue, 4096 places"),
+    BENCH_ROW("td-unbounded", BENCH_TANDEM, &tandem_server, "td-unbounded", 1000000, 300000,
+              "Tandem td_queue, without a limit"),
+    BENCH_ROW("td-many", BENCH_TANDEM, &tandem_server, "td-many", 2000000, 500000,
+              "Tandem td_queue, 4096 places, 64 at a time"),
 #ifdef BENCH_MOODYCAMEL
     BENCH_ROW("moodycamel", BENCH_PEER, &peers, "moodycamel", 1000000, 300000, "moodycamel BlockingConcurrentQueue"),
     BENCH_ROW("moodycamel-tokens", BENCH_PEER, &peers, "moodycamel-tokens", 1000000, 300000,
@@ -335,8 +422,25 @@ static const bench_metric metrics[METRICS] = {
     [TURN] = { "roundtrip_ns", "round trip of 8 bytes, both wait for nothing else", "ns", 1, false, NULL },
 };
 
+#define SINGLE(what, metric)                                                                            \
+    {                                                                                                   \
+        "one at a time, " what ": Tandem / moodycamel", "td", "moodycamel|moodycamel-tokens", 1, metric \
+    }
+#define AT_ONCE(what, metric)                                                                  \
+    {                                                                                          \
+        "64 at a time, " what ": Tandem / moodycamel", "td-many", "moodycamel-bulk", 1, metric \
+    }
+
+static const bench_comparison comparisons[] = {
+    SINGLE("1 and 1, 8 bytes", "mitems_1p1c_8B"),      SINGLE("1 and 1, 64 bytes", "mitems_1p1c_64B"),
+    SINGLE("2 and 2, 8 bytes", "mitems_2p2c_8B"),      SINGLE("2 and 2, 64 bytes", "mitems_2p2c_64B"),
+    AT_ONCE("1 and 1, 8 bytes", "mitems_1p1c_8B"),     AT_ONCE("1 and 1, 64 bytes", "mitems_1p1c_64B"),
+    AT_ONCE("2 and 2, 8 bytes", "mitems_2p2c_8B"),     AT_ONCE("2 and 2, 64 bytes", "mitems_2p2c_64B"),
+    { "round trip", "td", NULL, 300, "roundtrip_ns" },
+};
+
 static const char *const notes[] = {
-    "all but the ring, ck_ring and TBB are unbounded; those hold 4096 items",
+    "the ring, ck_ring and TBB hold 4096 items; moodycamel and GAsyncQueue have no limit",
     "one producer and one consumer, and the two of a round trip, have a CPU each; others go where the system puts them",
     "each producer's order, each item's last word and the sum of all are checked",
 #ifndef BENCH_MOODYCAMEL
@@ -358,6 +462,7 @@ int main(int argc, char **argv)
     td_init();
     if (bench_option(argc, argv, "--serve"))
         return bench_serve(ops, sizeof ops / sizeof *ops);
+    tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };
     peers = (bench_server){ .argv = { bench_self(), "--serve", "peers" } };
     bench b = {
         .name = "bench_queue",
@@ -367,6 +472,8 @@ int main(int argc, char **argv)
         .rows = rows,
         .row_count = sizeof rows / sizeof *rows,
         .bold = { "ring" },
+        .comparisons = comparisons,
+        .comparison_count = sizeof comparisons / sizeof *comparisons,
         .notes = notes,
         .note_count = sizeof notes / sizeof *notes,
     };
