@@ -803,6 +803,27 @@ TEST_METHODS(waiter_killed_when_cancelled)
     at_every_step(make(LOCK, true), among_waiters, how, waits_with_cancel_and_is_killed, false);
 }
 
+/* Catches: sleepers whom the news of a death does not wake. */
+TEST_METHODS(holder_killed_with_sleepers)
+{
+    ground *g = make(LOCK, true);
+    for (int i = 0; i < 5; i++) {
+        page->event[HELD] = page->event[DONE] = 0;
+        page->number[N_DIED] = 0;
+        td_worker *holder = start(how, holds_for_ever, g), *waiters[2];
+        event_wait(HELD);
+        for (int k = 0; k < 2; k++)
+            waiters[k] = start(how, waits, g);
+        WAIT_UNTIL(sleepers(&g->lock) == 2, 10);
+        kill(td_pid(holder), SIGKILL);
+        for (int k = 0; k < 2; k++)
+            finish(waiters[k]);
+        CHECK_INT(page->number[N_DIED], TD_OWNER_DIED); /* one of them was told */
+        td_join(holder);
+        td_free(holder);
+    }
+}
+
 /* Catches: sleepers forgotten when the holder dies with the one that its death would have woken. */
 TEST_METHODS(holder_and_waiter_killed_together)
 {
