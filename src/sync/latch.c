@@ -74,13 +74,17 @@ static bool take(td__latch *latch, const td__party *me, int *result)
     uint16_t owner = td__load_relaxed(&latch->owner);
     *result = owner == TD__DIED ? TD_OWNER_DIED : 0;
     /* Acquire: as in td__latch_try. */
-    return is_free(owner) && td__cas_acquire(&latch->owner, &owner, me->index);
+    if (!is_free(owner) || !td__cas_acquire(&latch->owner, &owner, me->index))
+        return false;
+    td__step_point();
+    return true;
 }
 
 static void mark(td__latch *latch, uint16_t bit)
 {
     if (!(td__load_relaxed(&latch->contended) & bit))
         td__fetch_or_acq_rel(&latch->contended, bit);
+    td__step_point();
 }
 
 static void pauses(unsigned n)
@@ -166,6 +170,7 @@ static bool sleep_once(waiting *w)
     if (sliced)
         until = td__now() + SLICE_NS;
     int r = td__word_wait(w->me, &latch->word, word, until, w->cancel);
+    td__step_point();
     w->slept = true;
     w->result = r;
     return r < 0 && !(r == TD_ETIMEOUT && sliced);
@@ -181,6 +186,7 @@ int td__latch_wait(td__latch *latch, td__party *me, int64_t deadline, const td_c
         td__latch_wake(latch);                  /* we may have been woken, and give that on */
         w.result = r;
     }
+    td__step_point();
     if (w.slept) {
         if (w.result >= 0)
             mark(latch, TD__SLEEPERS); /* others may sleep, whom the one that woke us has left to us */
@@ -192,6 +198,7 @@ int td__latch_wait(td__latch *latch, td__party *me, int64_t deadline, const td_c
 void td__latch_wake(const td__latch *latch)
 {
     td__futex_wake(&latch->word, 1, td__is_shared(latch));
+    td__step_point();
 }
 
 void td__latch_after(const td__latch *latch, uint16_t contended)
@@ -209,6 +216,7 @@ void td__latch_release_slowly(td__latch *latch, const td__party *me)
         word = td__latch_word(me->index, CONTENDED(word));
     /* Release: as in td__latch_release_quickly. */
     while (!td__cas_acq_rel(&latch->word, &word, 0));
+    td__step_point();
     td__latch_after(latch, CONTENDED(word));
 }
 

@@ -77,7 +77,9 @@ static inline bool td__latch_try(td__latch *latch, const td__party *me)
 {
     uint16_t free = 0;
     /* Acquire: sees what the last holder wrote before its release. */
-    return td__cas_acquire(&latch->owner, &free, me->index);
+    bool taken = td__cas_acquire(&latch->owner, &free, me->index);
+    td__step_point();
+    return taken;
 }
 
 /* Is it held by this party, are releases quick, and does nobody seem to wait for it? By halves, as they were written: a

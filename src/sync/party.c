@@ -57,6 +57,8 @@ int td__held_find(const td__party *me, const volatile void *object, unsigned tag
 
 void td__held_remove(td__party *me, int at)
 {
+    if (at < 0)
+        td__bug("a lock says that this thread holds it, which does not: its memory has been written over");
     /* Named twice for a moment, never not at all. */
     me->held[at] = me->held[me->held_count - 1];
     td__program_order();

@@ -117,7 +117,8 @@ void td__held_remove(td__party *me, int at);
 /* The last one named is as a rule the first one released. */
 static inline bool td__held_is_last(const td__party *me, const volatile void *latch)
 {
-    return me->held[me->held_count - 1] == ((uintptr_t)latch | TD__HELD_LATCH);
+    uint32_t count = me->held_count;
+    return count > 0 && me->held[count - 1] == ((uintptr_t)latch | TD__HELD_LATCH);
 }
 static inline void td__held_forget(td__party *me, const volatile void *latch)
 {
