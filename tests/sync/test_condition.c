@@ -24,8 +24,7 @@ static int waiters(const td_condition *c)
 {
     int count = 0;
     const td__waiters *list = (const td__waiters *)(const void *)&c->td_words[2];
-    td__party *first = td__wait_first(list);
-    for (uint16_t at = first ? first->index : 0; at && count < 1000; at = td__party_at(at)->next)
+    for (uint16_t at = list->first; at && count < 1000; at = td__party_at(at)->next)
         count++;
     return count;
 }
