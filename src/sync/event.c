@@ -118,7 +118,7 @@ static int wait_slowly(td_event *event, uint32_t first, td_time limit, const td_
     return r < 0 ? td__fail_quick(r) : 0;
 }
 
-int td_event_wait_with(td_event *event, td_time limit, td_cancel *cancel)
+static inline int wait_for(td_event *event, td_time limit, const td_cancel *cancel)
 {
     if (!event)
         return is_null("td_event_wait");
@@ -128,7 +128,12 @@ int td_event_wait_with(td_event *event, td_time limit, td_cancel *cancel)
 
 int td_event_wait(td_event *event)
 {
-    return td_event_wait_with(event, TD_NO_LIMIT, NULL);
+    return wait_for(event, TD_NO_LIMIT, NULL);
+}
+
+int td_event_wait_with(td_event *event, td_time limit, td_cancel *cancel)
+{
+    return wait_for(event, limit, cancel);
 }
 
 bool td__event_prepare(td_event *event, td__futex_item *item)

@@ -111,7 +111,7 @@ static int acquire_slowly(_Atomic uint32_t *word, td_time limit, const td_cancel
     return r < 0 ? td__fail_quick(r) : 0;
 }
 
-int td_semaphore_acquire_with(td_semaphore *semaphore, td_time limit, td_cancel *cancel)
+static inline int acquire_units(td_semaphore *semaphore, td_time limit, const td_cancel *cancel)
 {
     if (td__unlikely(!semaphore))
         return is_null("td_semaphore_acquire");
@@ -121,7 +121,12 @@ int td_semaphore_acquire_with(td_semaphore *semaphore, td_time limit, td_cancel 
 
 int td_semaphore_acquire(td_semaphore *semaphore)
 {
-    return td_semaphore_acquire_with(semaphore, TD_NO_LIMIT, NULL);
+    return acquire_units(semaphore, TD_NO_LIMIT, NULL);
+}
+
+int td_semaphore_acquire_with(td_semaphore *semaphore, td_time limit, td_cancel *cancel)
+{
+    return acquire_units(semaphore, limit, cancel);
 }
 
 int td_semaphore_try_acquire(td_semaphore *semaphore)
