@@ -318,7 +318,7 @@ TEST(misuse_is_told)
                                         "no shared value or array",  "not 1",         "no shared value or array",
                                         "its end was written over",  "no shared",     "no shared value or array" };
     for (int which = 0; which < 9; which++) {
-        char number[8], *output;
+        char number[16], *output;
         snprintf(number, sizeof number, "%d", which);
         CHECK_INT(helper_output(&output, NULL, "misuse", number, NULL), -SIGABRT);
         CHECK_HAS(output, said[which]);
@@ -373,6 +373,7 @@ TEST(freed_while_held)
     CHECK_INT(helper_output(&said, NULL, "free_locked", "process", NULL), -SIGABRT);
     CHECK_HAS(said, "holds something inside block");
     free(said);
+    page->event[1] = 0;
     CHECK_INT(helper_output(&said, NULL, "free_locked", "thread", NULL), -SIGABRT);
     CHECK_HAS(said, "holds something inside block");
     free(said);
