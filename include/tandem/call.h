@@ -39,10 +39,11 @@ typedef enum td_kind {
     TD_KIND_BOOL = 4,
     TD_KIND_STRUCT = 5, /* structs, unions and other aggregates */
     TD_KIND_STRING = 6,
-    TD_KIND_BYTES = 7
+    TD_KIND_BYTES = 7,
+    TD_KIND_SHARED = 8 /* a pointer into the shared heap */
 } td_kind;
 
-/* Bytes to be copied. Made by TD_ARG, TD_VAL, TD_STR and TD_BYTES; all zero means none. */
+/* Bytes to be copied. Made by TD_ARG, TD_VAL, TD_STR, TD_BYTES and TD_SHARED; all zero means none. */
 typedef struct td_value {
     const void *data TD_ZERO;
     size_t size TD_ZERO; /* bytes; of a string, its length with the final NUL */
@@ -107,6 +108,15 @@ template <class T> inline int td_call_return_of(td_call *call, const T &x)
 {
     return td_call_return(call, &x, sizeof(T), td_kind_of_type<T>());
 }
+inline td_value td_shared_pointer(const void *const &pointer)
+{
+    td_value v;
+    v.data = &pointer;
+    v.size = sizeof pointer;
+    v.kind = TD_KIND_SHARED;
+    return v;
+}
+#define TD_SHARED(pointer)            td_shared_pointer(pointer)
 #define TD_KIND_OF(type)              td_kind_of_type<type>()
 #define TD_ARG(type, ...)             td_value_of<type>(type{ __VA_ARGS__ })
 #define TD_VAL(variable)              td_value_of(variable)
@@ -138,7 +148,8 @@ template <class T> inline int td_call_return_of(td_call *call, const T &x)
              : TD_KIND_FLOAT, long double           \
              : TD_KIND_FLOAT, default               \
              : TD_KIND_STRUCT)
-#define TD_KIND_OF(type) TD_KIND_OF_VALUE(*(type *)0)
+#define TD_KIND_OF(type)   TD_KIND_OF_VALUE(*(type *)0)
+#define TD_SHARED(pointer) ((td_value){ &(const void *){ (pointer) }, sizeof(void *), TD_KIND_SHARED })
 #define TD_VAL(variable) \
     ((td_value){ &(variable), sizeof(variable) + TD_REFUSE_POINTER(variable), TD_KIND_OF_VALUE(variable) })
 #define TD_ARG(type, ...) \
@@ -153,6 +164,8 @@ template <class T> inline int td_call_return_of(td_call *call, const T &x)
  * TD_ARG(type, value)     a value of that type; TD_ARG(struct point, .x = 1, .y = 2) builds one in place.
  * TD_VAL(variable)        the value of a variable.
  * TD_STR(string)          a string.          TD_BYTES(data, size)   a block, or an array.
+ * TD_SHARED(pointer)      a pointer into the shared heap (shared.h), the only memory where one means the same in all
+ *                         processes. Any other is refused with TD_EINVAL when the worker is created.
  *
  * td_arg(call, type)      the argument, read as that type. If the caller gave another size or another kind of
  *                         scalar, the task fails with TD_ETYPE and a sentence that names both; the target does not
@@ -177,6 +190,12 @@ TD_API const char *td_arg_str(td_call *call);
 /* The argument as bytes, whatever its kind, aligned for every type; *size (may be NULL) gets its size in bytes.
  * NULL and 0 if there is none. Valid until the target returns. */
 TD_API const void *td_arg_bytes(td_call *call, size_t *size);
+
+/* The argument given by TD_SHARED; checked like td_arg, and that it points into the shared heap. */
+TD_API void *td_arg_shared(td_call *call);
+
+/* Sets the result to a pointer into the shared heap: any other makes the task fail with TD_EINVAL. */
+TD_API int td_return_shared(td_call *call, const void *pointer);
 
 /* Set the result to a string or a block, as td_return does. */
 TD_API int td_return_str(td_call *call, const char *string);

@@ -51,7 +51,7 @@ typedef enum td_daemon { TD_DAEMON_INHERIT = 0, TD_DAEMON_YES = 1, TD_DAEMON_NO 
 typedef struct td_worker_options {
     size_t struct_size TD_ZERO; /* filled in by the macros */
     td_target *target TD_ZERO;  /* needed */
-    td_value args TD_ZERO;      /* TD_ARG, TD_VAL, TD_STR, TD_BYTES */
+    td_value args TD_ZERO;      /* TD_ARG, TD_VAL, TD_STR, TD_BYTES, TD_SHARED */
     const char *name TD_ZERO;   /* default "Thread-1", "Process-1", counting up */
     td_daemon daemon TD_ZERO;   /* default: as the creating worker; the main thread is none */
     td_method method TD_ZERO;   /* processes only */
@@ -171,6 +171,7 @@ TD_API const char *td_message(td_worker *worker);
 TD_API int td_result_copy(td_worker *worker, void *to, size_t size, int kind);
 #define td_result(worker, type, to) td_result_copy((worker), (1 ? (to) : (type *)0), sizeof(type), TD_KIND_OF(type))
 TD_API const char *td_result_str(td_worker *worker);
+TD_API void *td_result_shared(td_worker *worker); /* given by td_return_shared */
 TD_API const void *td_result_bytes(td_worker *worker, size_t *size);
 
 /* The name, never NULL. td_set_name is possible until the start; TD_ESTATE after it, TD_EINVAL, TD_ENOMEM. Python:

@@ -119,12 +119,15 @@ static inline uintptr_t *given(td__party *me)
 
 static inline void begin(td__party *me)
 {
+    td__program_order(); /* the end of the step before */
     td__step_begin(me, TD__STEP_MEMORY, 1, NULL, 0, 0);
 }
 
+/* The last that is done: from here on the block is the program's, or freed. */
 static inline void end(td__party *me)
 {
-    td__step_end(me, TD__STEP_MEMORY);
+    td__program_order();
+    me->step[TD__STEP_MEMORY].kind = 0;
 }
 
 void *td__heap_take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)

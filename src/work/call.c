@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a target sees of its call: argument, result, failure, cancellation. Used by its own thread only. */
+#include <tandem/shared.h>
 #include "work/worker.h"
 
 #include <stdio.h>
@@ -7,8 +8,8 @@
 static const char *kind_name(int kind)
 {
     static const char *const names[] = {
-        "no value", "a signed integer", "an unsigned integer", "a floating-point number", "a bool",
-        "a struct", "a string",         "a block of bytes"
+        "no value", "a signed integer", "an unsigned integer", "a floating-point number",       "a bool",
+        "a struct", "a string",         "a block of bytes",    "a pointer into the shared heap"
     };
     return kind >= 0 && kind < (int)TD__COUNT(names) ? names[kind] : "a value of unknown kind";
 }
@@ -57,6 +58,21 @@ const void *td_call_arg(td_call *call, size_t size, int kind)
     leave(call);
 }
 
+void *td_arg_shared(td_call *call)
+{
+    void *pointer = NULL;
+    if (call->arg_kind == TD_KIND_SHARED && call->arg_size == sizeof pointer)
+        memcpy(&pointer, call->arg, sizeof pointer);
+    if (td_shared_is(pointer))
+        return pointer;
+    if (call->arg_kind == TD_KIND_SHARED)
+        td_fail(call, TD_EINVAL, "the argument %p does not point into the shared heap", pointer);
+    else
+        td_fail(call, TD_ETYPE, "the target reads a pointer into the shared heap, but the caller gave %s of %zu bytes",
+                kind_name(call->arg_kind), call->arg_size);
+    leave(call);
+}
+
 const char *td_arg_str(td_call *call)
 {
     /* The NUL is looked for too: in a worker process the bytes come from outside. */
@@ -96,6 +112,13 @@ int td_call_return(td_call *call, const void *data, size_t size, int kind)
 int td_return_str(td_call *call, const char *string)
 {
     return td_call_return(call, string, string ? strlen(string) + 1 : 0, string ? TD_KIND_STRING : TD_KIND_NONE);
+}
+
+int td_return_shared(td_call *call, const void *pointer)
+{
+    if (!td_shared_is(pointer))
+        return td_fail(call, TD_EINVAL, "the result %p does not point into the shared heap", pointer);
+    return td_call_return(call, &pointer, sizeof pointer, TD_KIND_SHARED);
 }
 
 int td_return_bytes(td_call *call, const void *data, size_t size)

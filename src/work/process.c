@@ -335,7 +335,7 @@ static int copy_result(td_worker *worker, const td__reply *reply)
         return 0;
     const void *from = worker->slot->result_data;
     void *window = NULL;
-    if (kind < 0 || kind > TD_KIND_BYTES || size > TD_VALUE_MAX ||
+    if (kind < 0 || kind > TD_KIND_SHARED || size > TD_VALUE_MAX ||
         (!reply->in_window && size > sizeof worker->slot->result_data))
         return -1;
     if (reply->in_window && worker->fork_record) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The public calls on workers: what is the same for threads and processes is here, the rest one call further. */
+#include <tandem/shared.h>
 #include "work/worker.h"
 
 #include <errno.h>
@@ -91,8 +92,12 @@ static int check_options(td_worker_kind kind, const td_worker_options *options)
     const td_value *args = &options->args;
     if (args->size > 0 && !args->data)
         return td__fail(TD_EINVAL, "cannot create a %s: an argument of %zu bytes at NULL", what, args->size);
-    if (args->kind < TD_KIND_NONE || args->kind > TD_KIND_BYTES)
+    if (args->kind < TD_KIND_NONE || args->kind > TD_KIND_SHARED)
         return td__fail(TD_EINVAL, "cannot create a %s: the kind %d of its argument is unknown", what, args->kind);
+    if (args->kind == TD_KIND_SHARED &&
+        (args->size != sizeof(void *) || !td_shared_is(*(const void *const *)args->data)))
+        return td__fail(TD_EINVAL, "cannot create a %s: its argument %p does not point into the shared heap", what,
+                        args->size == sizeof(void *) ? *(void *const *)args->data : args->data);
     if (args->size > TD_VALUE_MAX)
         return td__fail(TD_ETOOBIG, "cannot create a %s: an argument of %zu bytes is larger than the limit of %zu",
                         what, args->size, TD_VALUE_MAX);
@@ -607,6 +612,19 @@ const char *td_result_str(td_worker *worker)
         return string;
     td__fail(TD_ETYPE, "td_result_str: worker '%s' gave no string", worker->name);
     return NULL;
+}
+
+void *td_result_shared(td_worker *worker)
+{
+    void *pointer = NULL;
+    if (td_result_copy(worker, &pointer, sizeof pointer, TD_KIND_SHARED) < 0)
+        return NULL;
+    if (!td_shared_is(pointer)) {
+        td__fail(TD_EINVAL, "td_result_shared: worker '%s' gave %p, which is not in the shared heap", worker->name,
+                 pointer);
+        return NULL;
+    }
+    return pointer;
 }
 
 const void *td_result_bytes(td_worker *worker, size_t *size)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The same names in C++: options by name, arguments and results by type. */
 #include "harness.h"
+#include <tandem/shared.h>
 
 #include <cstdint>
 #include <string>
@@ -162,4 +163,39 @@ TEST(exceptions_inside_a_target)
     CHECK(TD_NO_LIMIT.ns == 0);
     CHECK_OK(td_init());
     CHECK_OK(td_finish());
+}
+
+static int add_shared(td_call *call)
+{
+    int *value = static_cast<int *>(td_arg_shared(call));
+    td_shared_add(value, 2);
+    return td_return_shared(call, value);
+}
+
+TEST(shared_values)
+{
+    int *value = td_shared_value(int, 40);
+    point *pair = td_shared_value(point, 1, 2);
+    double *row = td_shared_array(double, 10);
+    td_worker *w = td_process(.target = add_shared, .args = TD_SHARED(value));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    CHECK(td_result_shared(w) == value);
+    td_free(w);
+    CHECK_INT(td_shared_get(value), 42);
+    CHECK_INT(td_shared_get(pair).y, 2);
+    CHECK_OK(td_shared_set(pair, point{ 3, 4 }));
+    CHECK_INT(pair->x, 3);
+    CHECK_OK(td_shared_set_at(row, 3, 1));
+    CHECK(td_shared_add_at(row, 3, 0.5) == 1.5);
+    double copy[2];
+    CHECK_OK(td_shared_read(row, 3, 2, copy));
+    CHECK(copy[0] == 1.5 && copy[1] == 0);
+    *td_shared_at(row, 9) = 1;
+    CHECK_INT(td_shared_count(row), 10);
+    int *raw = td_shared_raw_value(int, 3);
+    CHECK_INT(*raw, 3);
+    for (void *block :
+         { static_cast<void *>(value), static_cast<void *>(pair), static_cast<void *>(row), static_cast<void *>(raw) })
+        td_shared_free(block);
 }

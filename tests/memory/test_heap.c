@@ -518,7 +518,7 @@ HELPER(free_this)
 TEST(bad_pointers)
 {
     for (int which = 0; which < 12; which++) {
-        char number[8], *said;
+        char number[16], *said;
         snprintf(number, sizeof number, "%d", which);
         int status = helper_output(&said, NULL, "free_this", number, NULL);
         if (!CHECK_INT(status, -SIGABRT))
