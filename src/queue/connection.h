@@ -72,7 +72,7 @@ struct td_connection {
     _Atomic uint32_t kept_count;    /* of `kept`: a hint, changed under td__lists */
     td__frame *kept, *busy;         /* under td__lists: to be received first, and in the hands of calls */
     _Atomic(td__frame *) spare;     /* owned by who takes it out; acquire and release: its contents */
-    _Atomic(td__large *) ring;       /* the same */
+    _Atomic(td__large *) ring;      /* the same */
     td_connection *previous, *next; /* under td__lists */
 };
 #define TD__CLOSED 0x80000000u

@@ -81,8 +81,7 @@ static inline void td__word_done(td__party *me)
     td__store_relaxed(&me->word_waited, NULL);
 }
 /* The same on several words, at most TD__FUTEX_MANY - 1, without naming them: who makes such words ready wakes all. */
-int td__words_wait(td__party *me, const td__futex_item *items, size_t count, int64_t deadline,
-                   const td_cancel *cancel);
+int td__words_wait(td__party *me, const td__futex_item *items, size_t count, int64_t deadline, const td_cancel *cancel);
 
 /* How many threads wait for this word: a look, for debug builds and tests. */
 uint32_t td__word_waiters(const _Atomic uint32_t *word);

@@ -119,7 +119,8 @@ static bool take_out(const struct item *item)
     return found;
 }
 
-/* The one that made the region, not a child of it, nor a worker; nor a holder, which shares its memory and forks too. */
+/* The one that made the region, not a child of it, nor a worker; nor a holder, which shares its memory and forks too.
+ */
 static bool is_program(void)
 {
     return td__the.role == TD__ROLE_MAIN && td__the.epoch == 0 && td__the.pid == td__getpid();

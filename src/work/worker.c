@@ -801,7 +801,8 @@ bool td__worker_prepare(td_worker *worker, td__futex_item *item)
 {
     if (worker->kind == TD_PROCESS)
         return td__process_prepare(worker, item);
-    /* Sequentially consistent, with the thread's end: either it sees that somebody waits, or we see that it has ended. */
+    /* Sequentially consistent, with the thread's end: either it sees that somebody waits, or we see that it has ended.
+     */
     td__store_seq_cst(&worker->timed, 1);
     uint32_t phase = td__load_seq_cst(&worker->phase);
     *item = (td__futex_item){ &worker->phase, phase, false };
