@@ -338,34 +338,37 @@ static int finds_work(td_call *call)
 {
     part p = td_arg(call, part);
     set_of_events *s = p.object;
-    long found = 0;
-    while (found < p.number) {
+    for (long found = 0; found < p.number;) {
         td_event_clear(&s->a);
-        long have = td__load_relaxed(&s->count);
-        if (have == found)
+        found = td__load_relaxed(&s->count);
+        td__store_relaxed(&s->data, found);
+        if (found < p.number)
             REQUIRE_INT(td_event_wait(&s->a), 0);
-        found = have;
     }
     return 0;
 }
 
 /*
- * A consumer that clears, searches, and sleeps if it finds nothing; producers that set a set event. Without the full
- * barrier before the look in td_event_set the last unit of work is announced to nobody, and the consumer hangs.
+ * A consumer that clears the event, searches, and sleeps if it finds nothing; a producer that wakes it for nothing, so
+ * that it searches, and sets the still set event for work. Without the full barrier before the look in td_event_set the
+ * work is announced to nobody, and both wait for ever.
  */
 TEST_PLACES(clear_then_search)
 {
     set_of_events *s = place(how, sizeof *s);
-    for (int round = 0; round < 20; round++) {
-        long units = 20000 / SLOW;
-        td__store_relaxed(&s->count, 0);
-        td_worker *w = begin(how, finds_work, s, 0, units, 0);
-        for (long i = 1; i <= units; i++) {
-            td__store_relaxed(&s->count, i);
-            td_event_set(&s->a);
-        }
-        end_well(w);
+    long units = 30000 / SLOW;
+    td_worker *w = begin(how, finds_work, s, 0, units, 0);
+    for (long i = 1; i <= units; i++) {
+        td_event_set(&s->a);
+        for (long delay = i % 64; delay > 0; delay--)
+            td__relax();
+        td__store_relaxed(&s->count, i);
+        td_event_set(&s->a);
+        for (int spins = 0; td__load_relaxed(&s->data) < i; spins++)
+            if (spins > 100)
+                sched_yield();
     }
+    end_well(w);
 }
 
 static int marches(td_call *call)
