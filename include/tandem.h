@@ -11,6 +11,7 @@
 
 #include <tandem/queue.h>
 #include <tandem/sync.h>
+#include <tandem/timer.h>
 #include <tandem/wait.h>
 #include <tandem/worker.h>
 

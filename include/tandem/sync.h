@@ -303,6 +303,74 @@ TD_API int td_condition_notify_n(td_condition *condition, uint32_t n);
 TD_API int td_condition_notify_all(td_condition *condition);
 TD_API void td_condition_destroy(td_condition *condition);
 
+/* --- Once. Python has none; pthread_once is the model ------------------------------------------------------------ */
+
+typedef struct td_once {
+    uint32_t td_latch, td_done;
+} td_once;
+
+typedef int td_once_function(void *argument);
+
+/*
+ * The first call runs the function; others that come meanwhile wait for it, later ones return at once. All see what it
+ * wrote. If it fails (returns something else than 0, which is then this call's result), or its thread ends or its
+ * process dies in the middle of it, the next call, one that waits if there is one, runs it again: it must be able to
+ * begin anew. The limit is one of waiting for another's run. TD_EDEADLOCK when called in the function itself,
+ * TD_ETOOBIG if the thread holds 200 objects already. One or two ns when it is done. In shared memory it is once for
+ * all processes; they must all be able to run the function, and what it makes must be shared.
+ */
+TD_API int td_once_run_with(td_once *once, td_once_function *function, void *argument, td_time limit,
+                            td_cancel *cancel);
+static inline int td_once_run_for(td_once *once, td_once_function *function, void *argument, td_time limit)
+{
+    return td_once_run_with(once, function, argument, limit, NULL);
+}
+static inline int td_once_run(td_once *once, td_once_function *function, void *argument)
+{
+    return td_once_run_with(once, function, argument, TD_NO_LIMIT, NULL);
+}
+TD_API bool td_once_done(const td_once *once); /* has it been run, with success? */
+
+/* --- A value of its own in each thread. Python: threading.local -------------------------------------------------- */
+
+/*
+ *     static td_local buffer = { .size = sizeof(struct buffer), .init = make, .destroy = drop };
+ *
+ *     struct buffer *mine = td_local_get(&buffer);
+ *
+ * {0} gives each thread a pointer, which is NULL at first. The fields may be changed until the first td_local_get.
+ * There may be any number of locals, and they may be static or come and go. Not in shared memory: processes have their
+ * own.
+ */
+typedef struct td_local {
+    size_t size;                                 /* of a value, in bytes; 0: that of a pointer */
+    int (*init)(void *value, void *context);     /* of zeroed bytes, at a thread's first td_local_get; 0 or a failure */
+    void (*destroy)(void *value, void *context); /* at the thread's end, and by td_local_delete */
+    void *context;
+#ifdef __cplusplus
+    alignas(8)
+#else
+    _Alignas(8)
+#endif
+        uint64_t td_id;
+} td_local;
+
+/*
+ * The calling thread's value, aligned for every type; the same until the thread ends or the local is deleted. Two or
+ * three ns but for the first time. NULL: TD_ENOMEM, TD_EINVAL (a NULL local, or one in shared memory), TD_ESTATE (init
+ * has failed; the next call tries again). Init may use other locals, and this one, which it then finds as it is.
+ * For all threads, also those that Tandem has not started. The values of the thread that returns from main live to the
+ * end. A forked child has the forking thread's values. Not in signal handlers.
+ */
+TD_API void *td_local_get(td_local *local);
+
+/*
+ * Destroys the values of all threads, in the calling one; those that are ending right now are waited for. The local can
+ * be used anew, as {0} can. No other thread may be using it, nor may its destroy call this. For NULL, or one that has
+ * no values, does nothing.
+ */
+TD_API void td_local_delete(td_local *local);
+
 #ifdef __cplusplus
 }
 #endif
