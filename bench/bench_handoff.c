@@ -38,13 +38,19 @@ typedef struct match {
     _Alignas(64) char game[512];
     _Alignas(64) unsigned turn; /* handed over without atomics: its being right shows that the hand-over orders */
     const handoff_kind *kind;
-    long turns;
+    long each; /* round trips of a part */
     int64_t pause_ns;
     int cpus; /* pinned to so many; 0: not pinned */
-    int64_t begin, end;
+    bench_parts parts;
 } match;
 
 enum { WARM = 20 };
+
+static void hand_over(match *m, int to, unsigned turn)
+{
+    m->turn = turn;
+    m->kind->give(m->game, to, turn);
+}
 
 static void come_back(match *m, int side, unsigned turn)
 {
@@ -53,29 +59,41 @@ static void come_back(match *m, int side, unsigned turn)
         bench_fail("turn %u is %u", turn, m->turn);
     if (m->pause_ns)
         bench_compute(m->pause_ns);
-    m->turn = turn + 1;
 }
 
-/* Turn 1 is given by side 0; odd turns are side 1's. */
+/* Odd turns are side 1's. */
+static void begin_each(match *m)
+{
+    unsigned turn = 0;
+    for (int part = -1; part < BENCH_PARTS; part++) {
+        if (part >= 0)
+            m->parts.at[part] = bench_now();
+        for (long i = 0; i < (part < 0 ? WARM : m->each); i++) {
+            hand_over(m, 1, ++turn);
+            come_back(m, 0, ++turn);
+        }
+    }
+    m->parts.at[BENCH_PARTS] = bench_now();
+}
+
+static void answer_each(match *m)
+{
+    unsigned last = 2 * (unsigned)(WARM + BENCH_PARTS * m->each);
+    for (unsigned turn = 1; turn < last; turn += 2) {
+        come_back(m, 1, turn);
+        hand_over(m, 0, turn + 1);
+    }
+}
+
 static void play(int side, void *argument)
 {
     match *m = argument;
     if (m->cpus)
         bench_pin_to(m->cpus == 1 ? 0 : side);
-    unsigned last = (unsigned)(2 * (m->turns + WARM));
-    if (side == 0) {
-        m->turn = 1;
-        m->kind->give(m->game, 1, 1);
-    }
-    for (unsigned turn = side ? 1 : 2; turn <= last; turn += 2) {
-        if (turn == 2 * WARM)
-            m->begin = bench_now();
-        come_back(m, side, turn);
-        if (turn < last)
-            m->kind->give(m->game, !side, turn + 1);
-    }
     if (side == 0)
-        m->end = bench_now();
+        begin_each(m);
+    else
+        answer_each(m);
 }
 
 /* ns of a round trip, without the pauses. */
@@ -83,12 +101,12 @@ static double round_trip(const handoff_kind *kind, bool processes, int cpus, int
 {
     match *m = bench_allocate(processes && kind->in_heap, sizeof *m);
     m->kind = kind;
-    m->turns = turns;
+    m->each = turns / BENCH_PARTS ? turns / BENCH_PARTS : 1;
     m->pause_ns = pause_ns;
     m->cpus = cpus;
     kind->init(m->game, processes);
     bench_team_run(2, processes, play, m);
-    double ns = (double)(m->end - m->begin) / (double)turns - 2 * (double)pause_ns;
+    double ns = bench_part_ns(&m->parts, m->each) - 2 * (double)pause_ns;
     bench_give_back(processes && kind->in_heap, m, sizeof *m);
     return ns;
 }

@@ -137,12 +137,15 @@ static void end_contest(contest *c)
 static double uncontended(const lock_kind *kind, long n)
 {
     contest *c = new_contest(kind, !kind->threads);
+    bench_parts parts;
     kind->uncontended(c, n / 100);
-    int64_t begin = bench_now();
-    kind->uncontended(c, n);
-    double ns = (double)(bench_now() - begin) / (double)n;
+    for (int i = 0; i <= BENCH_PARTS; i++) {
+        parts.at[i] = bench_now();
+        if (i < BENCH_PARTS)
+            kind->uncontended(c, n / BENCH_PARTS);
+    }
     end_contest(c);
-    return ns;
+    return bench_part_ns(&parts, n / BENCH_PARTS);
 }
 
 static void take_sections(int index, void *argument)

@@ -24,6 +24,7 @@ enum {
     ASLEEP_SHARE = 1000, /* n / ASLEEP_SHARE with pauses */
     PAUSE_NS = 100000,   /* long enough that every contender's other side has given up spinning */
     BATCH_MAX = 64,
+    WARM = 20, /* round trips that are not measured */
 };
 
 enum { RATE_SMALL, RATE_LARGE, RATE_MANY, HOT, ASLEEP, METRICS };
@@ -56,10 +57,11 @@ struct channel {
     td_connection *connection[2];
     td_queue *to[2]; /* by the side that gets */
 
-    long n; /* messages, or round trips */
+    long n; /* messages, or round trips of a part */
     int64_t pause_ns;
     bool pinned;
-    int64_t begin, end;        /* of the receiver of one-way traffic, of side 0 of a round trip */
+    int64_t begin, end;        /* of the receiver of one-way traffic */
+    bench_parts parts;         /* of side 0 of round trips */
     items_seen seen[2 * MANY]; /* by index */
 };
 
@@ -193,38 +195,57 @@ static double per_second_by_many(const message_kind *kind, long n)
     return rate;
 }
 
+static void expect(channel *c, int side, uint64_t number)
+{
+    while (c->kind->receive(c, side, buffer, 1) != 1)
+        continue;
+    if (message(c, 0)[0] != number || message(c, 0)[words_of(c) - 1] != number)
+        bench_fail("another message came");
+    if (c->pause_ns)
+        bench_compute(c->pause_ns);
+}
+
+static void begin_each(channel *c)
+{
+    uint64_t number = 0;
+    for (int part = -1; part < BENCH_PARTS; part++) {
+        if (part >= 0)
+            c->parts.at[part] = bench_now();
+        for (long i = 0; i < (part < 0 ? WARM : c->n); i++) {
+            item_write(message(c, 0), words_of(c), ++number);
+            c->kind->send(c, 0, buffer, 1);
+            expect(c, 0, number);
+        }
+    }
+    c->parts.at[BENCH_PARTS] = bench_now();
+}
+
+static void answer_each(channel *c)
+{
+    for (uint64_t number = 1; number <= (uint64_t)(WARM + BENCH_PARTS * c->n); number++) {
+        expect(c, 1, number);
+        c->kind->send(c, 1, buffer, 1);
+    }
+}
+
 static void back_and_forth(int side, void *argument)
 {
     channel *c = argument;
-    const long warm = 20;
     arrive(c, side);
-    for (long i = 1; i <= warm + c->n; i++) {
-        if (i == warm + 1)
-            c->begin = side == 0 ? bench_now() : c->begin;
-        if (side == 0) {
-            item_write(message(c, 0), words_of(c), (uint64_t)i);
-            c->kind->send(c, side, buffer, 1);
-        }
-        while (c->kind->receive(c, side, buffer, 1) != 1)
-            continue;
-        if (message(c, 0)[0] != (uint64_t)i || message(c, 0)[words_of(c) - 1] != (uint64_t)i)
-            bench_fail("another message came back");
-        if (c->pause_ns)
-            bench_compute(c->pause_ns);
-        if (side == 1)
-            c->kind->send(c, side, buffer, 1);
-    }
     if (side == 0)
-        c->end = bench_now();
+        begin_each(c);
+    else
+        answer_each(c);
     leave(c, side);
 }
 
 static double round_trip_ns(const message_kind *kind, long n, int64_t pause_ns)
 {
-    channel *c = channel_open(kind, SMALL, n);
+    long each = n / BENCH_PARTS ? n / BENCH_PARTS : 1;
+    channel *c = channel_open(kind, SMALL, each);
     c->pause_ns = pause_ns;
     bench_team_run(2, true, back_and_forth, c);
-    double ns = (double)(c->end - c->begin) / (double)n - 2 * (double)pause_ns;
+    double ns = bench_part_ns(&c->parts, each) - 2 * (double)pause_ns;
     channel_close(c);
     return ns;
 }

@@ -27,6 +27,7 @@ typedef struct flow {
     int each;           /* producers, and as many consumers */
     long n;
     items_seen seen[PRODUCERS_MAX]; /* by consumer */
+    bench_parts parts;
 } flow;
 
 /* One producer and one consumer have a CPU each, so that they do not meet by chance. */
@@ -64,13 +65,19 @@ static void play(int index, void *argument)
 {
     flow *f = argument;
     bench_pin_to(index);
-    f->kind->play(index ? f->back : f->queue, index ? f->queue : f->back, f->n, index == 0);
+    for (int i = 0; i <= BENCH_PARTS; i++) {
+        if (index == 0)
+            f->parts.at[i] = bench_now();
+        if (i < BENCH_PARTS)
+            f->kind->play(index ? f->back : f->queue, index ? f->queue : f->back, f->n / BENCH_PARTS, index == 0);
+    }
 }
 
 static double round_trip_ns(const queue_kind *kind, long turns)
 {
     flow f = { .kind = kind, .queue = kind->create(), .back = kind->create(), .n = turns };
-    double ns = (double)bench_team_run(2, false, play, &f) / (double)turns;
+    bench_team_run(2, false, play, &f);
+    double ns = bench_part_ns(&f.parts, turns / BENCH_PARTS);
     kind->destroy(f.queue);
     kind->destroy(f.back);
     return ns;

@@ -55,6 +55,14 @@ double bench_median(double *values, size_t n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+double bench_part_ns(const bench_parts *parts, long iterations)
+{
+    double ns[BENCH_PARTS];
+    for (int i = 0; i < BENCH_PARTS; i++)
+        ns[i] = (double)(parts->at[i + 1] - parts->at[i]) / (double)iterations;
+    return bench_median(ns, BENCH_PARTS);
+}
+
 /* Samples without a figure are NAN. */
 static bench_stats stats_of(const double *samples, int n)
 {

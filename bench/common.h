@@ -28,6 +28,16 @@ void bench_idle(int64_t ns); /* sleeps */
 void bench_yield(void);
 double bench_median(double *values, size_t n); /* sorts them */
 
+/* A loop in parts: at[i] is when part i began. The median part is what a loop costs that nobody disturbs: other
+ * programs, while they have the CPU, do not count. */
+enum { BENCH_PARTS = 20 };
+
+typedef struct bench_parts {
+    int64_t at[BENCH_PARTS + 1];
+} bench_parts;
+
+double bench_part_ns(const bench_parts *parts, long iterations); /* per iteration; a part has `iterations` */
+
 /* Measures `n` iterations (or does what its name says to `n` workers), puts its figures into `values` (at most
  * BENCH_VALUES_MAX) and returns how many there are. Calls bench_fail if a result is wrong. */
 typedef struct bench_op {
