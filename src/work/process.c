@@ -327,6 +327,12 @@ int td__process_start(td_worker *worker)
 
 /* --- the end ----------------------------------------------------------------------------------------------- */
 
+/* Of one that has a slot: where that is. */
+static bool is_forked(const td_worker *worker)
+{
+    return worker->method == TD_FORK;
+}
+
 static int copy_result(td_worker *worker, const td__reply *reply)
 {
     uint64_t size = reply->result_size;
@@ -338,7 +344,7 @@ static int copy_result(td_worker *worker, const td__reply *reply)
     if (kind < 0 || kind > TD_KIND_SHARED || size > TD_VALUE_MAX ||
         (!reply->in_window && size > sizeof worker->slot->result_data))
         return -1;
-    if (reply->in_window && worker->fork_record) {
+    if (reply->in_window && is_forked(worker)) {
         from = td__forked_window(worker->fork_record, size);
         if (!from)
             return -1;
@@ -386,7 +392,7 @@ static void take_reply(td_worker *worker)
 static void take_death(td_worker *worker)
 {
     td__death death = { .signaled = worker->slot->signaled != 0, .number = worker->slot->number };
-    if (worker->fork_record)
+    if (is_forked(worker))
         death = *td__forked_death(worker->fork_record);
     int number = death.number;
     char message[TD_MESSAGE_MAX];
@@ -412,7 +418,7 @@ static void release_slot(td_worker *worker)
 {
     if (!worker->slot || worker->pins > 0)
         return;
-    if (worker->fork_record) {
+    if (is_forked(worker)) {
         td__forked_release(worker->fork_record);
         worker->fork_record = NULL;
     } else {
@@ -525,8 +531,8 @@ static int pid_fd_of(td_worker *worker)
     errno = 0;
     if (!worker->slot || td__load_acquire(&worker->slot->done) & TD__ENDED)
         return -1;
-    int fd = td__pid_fd(worker->fork_record ? td__forked_pid(worker->fork_record)
-                                            : (pid_t)td__load_acquire(&worker->slot->pid));
+    int fd = td__pid_fd(is_forked(worker) ? td__forked_pid(worker->fork_record)
+                                          : (pid_t)td__load_acquire(&worker->slot->pid));
     int error = errno;
     if (td__load_acquire(&worker->slot->done) & TD__ENDED) {
         td__close(fd);

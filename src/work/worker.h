@@ -64,6 +64,7 @@ struct td_worker {
     uint8_t outcome; /* a td_state */
     uint8_t signal;
     uint8_t result_kind;
+    uint8_t connection_count;
     int code, exitcode;
     uint32_t result_size;
     uint32_t arg_size; /* fixed; both are at most TD_VALUE_MAX */
@@ -82,9 +83,11 @@ struct td_worker {
             uint32_t stack_units;     /* fixed; of TD__STACK_UNIT bytes; 0: the system's */
             _Atomic uint8_t timed;    /* somebody waits with a time limit */
         };
-        struct {                                 /* a process; all under lock */
-            struct td__spawner *spawner;         /* forkserver: referenced until collected */
-            struct td__fork_record *fork_record; /* fork: owned until collected */
+        struct {                                     /* a process; all under lock */
+            union {                                  /* by `method`; not NULL while there is a slot */
+                struct td__spawner *spawner;         /* forkserver: referenced until collected */
+                struct td__fork_record *fork_record; /* TD_FORK: owned until collected */
+            };
             td__slot *slot;
             uint32_t slot_index, pins; /* threads inside a wait on the slot */
         };
@@ -92,7 +95,6 @@ struct td_worker {
 
     /* Duplicates: until the start has succeeded, of a thread until its target has returned. NULL: none. */
     td_connection **connections;
-    uint8_t connection_count;
 
     _Alignas(16) unsigned char arg[];
 };
