@@ -199,6 +199,36 @@ int td__socket_pair(int fds[2])
     return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
 }
 
+/*
+ * Messages by bare system calls: no thread is cancelled inside. ThreadSanitizer must see them: it keeps books of
+ * descriptors, which also come into being by messages, and takes a message for an order between two threads.
+ */
+#if defined(__SANITIZE_THREAD__)
+#define SEEN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SEEN 1
+#endif
+#endif
+
+static ssize_t send_message(int socket, const struct msghdr *message, int flags)
+{
+#ifdef SEEN
+    return sendmsg(socket, message, flags);
+#else
+    return (ssize_t)td__result(td__raw3(SYS_sendmsg, socket, message, flags));
+#endif
+}
+
+static ssize_t receive_message(int socket, struct msghdr *message, int flags)
+{
+#ifdef SEEN
+    return recvmsg(socket, message, flags);
+#else
+    return (ssize_t)td__result(td__raw3(SYS_recvmsg, socket, message, flags));
+#endif
+}
+
 union control {
     char bytes[CMSG_SPACE(sizeof(int) * TD__MESSAGE_FDS)];
     struct cmsghdr align;
@@ -221,9 +251,9 @@ int td__send_parts(int socket, const struct iovec *parts, size_t count, const in
         memcpy(CMSG_DATA(header), fds, sizeof(int) * fd_count);
     }
     for (;;) {
-        long n = td__raw3(SYS_sendmsg, socket, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
-        if (n != -EINTR)
-            return td__result(n) < 0 ? -1 : 0;
+        ssize_t n = send_message(socket, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
+        if (n >= 0 || errno != EINTR)
+            return n < 0 ? -1 : 0;
     }
 }
 
@@ -248,12 +278,12 @@ ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, i
                               .msg_iovlen = count,
                               .msg_control = &control };
     message.msg_controllen = sizeof control;
-    long n;
+    ssize_t n;
     do
-        n = td__raw3(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC | MSG_TRUNC | (wait ? 0 : MSG_DONTWAIT));
-    while (n == -EINTR);
+        n = receive_message(socket, &message, MSG_CMSG_CLOEXEC | MSG_TRUNC | (wait ? 0 : MSG_DONTWAIT));
+    while (n < 0 && errno == EINTR);
     if (n < 0)
-        return (ssize_t)td__result(n);
+        return -1;
     size_t got = 0;
     bool missing = (message.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
@@ -266,14 +296,14 @@ ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, i
             if (got < room && (fd = td__above_streams(fd)) >= 0)
                 fds[got++] = fd;
             else if (fd >= 0)
-                close(fd);
+                td__close(fd);
             else
                 missing = true;
         }
     }
     if (missing) { /* some did not fit into our table: none, rather than a part */
         for (size_t i = 0; i < got; i++)
-            close(fds[i]);
+            td__close(fds[i]);
         got = 0;
     }
     if (fd_count)
@@ -319,18 +349,22 @@ int td__stream_pair(int fds[2])
 
 int td__stream_send(int socket, char byte)
 {
+    struct iovec part = { &byte, 1 };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
     ssize_t n;
     do
-        n = send(socket, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = send_message(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -1 : 0;
 }
 
 ssize_t td__stream_receive(int socket, char *bytes, size_t size, bool wait)
 {
+    struct iovec part = { bytes, size };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
     ssize_t n;
     do
-        n = recv(socket, bytes, size, wait ? 0 : MSG_DONTWAIT);
+        n = receive_message(socket, &message, wait ? 0 : MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     return n;
 }
@@ -351,7 +385,7 @@ int td__wait_ready(int fd, bool writing, int64_t deadline)
     struct timespec left;
     int n;
     do
-        n = ppoll(&polled, 1, left_until(deadline, &left), NULL);
+        n = (int)td__result(td__raw5(SYS_ppoll, &polled, 1, left_until(deadline, &left), NULL, 0));
     while (n < 0 && errno == EINTR);
     return n;
 }
