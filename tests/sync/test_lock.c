@@ -45,7 +45,7 @@ static ground private_ground;
 
 static ground *make(int kind, bool shared)
 {
-    ground *g = shared ? td_shared_calloc(1, sizeof *g) : &private_ground;
+    ground *g = shared ? td_shared_alloc_aligned(64, sizeof *g) : &private_ground;
     REQUIRE(g != NULL);
     memset(g, 0, sizeof *g);
     g->kind = kind;
@@ -419,7 +419,7 @@ static int sleepers(const void *word)
     int count = 0;
     uint32_t top = td__load_acquire(&td__the_region->party_top);
     for (uint32_t i = 1; i < top; i++)
-        if (td__load_acquire(td__party_entry(i)) && *(const void *volatile *)&td__party_at(i)->word_waited == word)
+        if (td__load_acquire(td__party_entry(i)) && td__load_relaxed(&td__party_at(i)->word_waited) == word)
             count++;
     return count;
 }
