@@ -379,6 +379,60 @@ TD_API uint32_t td_barrier_waiting(const td_barrier *barrier);
 TD_API bool td_barrier_broken(const td_barrier *barrier);
 TD_API void td_barrier_destroy(td_barrier *barrier);
 
+/* --- RWLock: many readers, or one writer. Python has none --------------------------------------------------------- */
+
+/*
+ *     static td_rwlock lock;
+ *
+ *     td_rwlock_acquire_read(&lock);      // any number of threads at a time
+ *     price = lookup(table, name);
+ *     td_rwlock_release(&lock);
+ *
+ * In order of arrival: who comes while others wait, waits behind them, so that neither readers nor writers starve;
+ * readers that stand next to each other are let in together. A thread that reads may acquire it for reading again (and
+ * releases it as many times), also while a writer waits.
+ *
+ * Owned, by readers too. A reader that dies, or ends, is a reader less. After a writer's death all who acquire it are
+ * told, by TD_OWNER_DIED, until a writer has been.
+ */
+typedef struct td_rwlock {
+    uint32_t td_words[5];
+} td_rwlock;
+
+/*
+ * Acquires it for reading, or for writing; blocks while that cannot be. 0 or TD_OWNER_DIED: it is held now. Negative:
+ * it is not; TD_EDEADLOCK: the calling thread holds it already, for writing; or for reading, and asks for writing
+ * (release it first: two readers who both want to write could but wait for each other). TD_ETOOBIG: the thread holds
+ * 200 objects already.
+ */
+TD_API int td_rwlock_acquire_read(td_rwlock *lock);
+TD_API int td_rwlock_acquire_read_with(td_rwlock *lock, td_time limit, td_cancel *cancel);
+static inline int td_rwlock_acquire_read_for(td_rwlock *lock, td_time limit)
+{
+    return td_rwlock_acquire_read_with(lock, limit, NULL);
+}
+TD_API int td_rwlock_acquire_write(td_rwlock *lock);
+TD_API int td_rwlock_acquire_write_with(td_rwlock *lock, td_time limit, td_cancel *cancel);
+static inline int td_rwlock_acquire_write_for(td_rwlock *lock, td_time limit)
+{
+    return td_rwlock_acquire_write_with(lock, limit, NULL);
+}
+/* Without waiting: TD_EBUSY if it is held in a way that excludes this, or others wait for it. */
+TD_API int td_rwlock_try_acquire_read(td_rwlock *lock);
+TD_API int td_rwlock_try_acquire_write(td_rwlock *lock);
+
+/* Whichever way it is held; aborts unless the calling thread holds it. Does not block. */
+TD_API void td_rwlock_release(td_rwlock *lock);
+/* From writing to reading, with no writer in between; aborts unless it is held for writing. Does not block. */
+TD_API void td_rwlock_downgrade(td_rwlock *lock);
+
+/* At this moment: how often it is held for reading; whether somebody writes; whether the calling thread does either. */
+TD_API uint32_t td_rwlock_readers(const td_rwlock *lock);
+TD_API bool td_rwlock_writing(const td_rwlock *lock);
+TD_API bool td_rwlock_owned_read(const td_rwlock *lock);
+TD_API bool td_rwlock_owned_write(const td_rwlock *lock);
+TD_API void td_rwlock_destroy(td_rwlock *lock);
+
 #ifdef __cplusplus
 }
 #endif
