@@ -235,10 +235,11 @@ typedef struct td_condition {
 /*
  * Releases the lock, waits for a notification, and acquires the lock again, for which there is no limit: it is held at
  * return, whatever is returned, but for TD_EINVAL. 0: notified. TD_OWNER_DIED: another one died holding the lock,
- * meanwhile or before we had it back; it says nothing about the wait. TD_ETIMEOUT, TD_ECANCELLED. A notification that
- * comes together with the limit counts as one. There are no wake-ups without a reason, but for one: a notifier that
- * dies may have notified too many. A thread that is killed between being notified and having the lock gives its
- * notification to the next. Aborts unless the calling thread holds the lock. Python: wait.
+ * and may not have notified those who wait: who puts right what the lock guards should notify all. TD_ETIMEOUT,
+ * TD_ECANCELLED. A notification that comes together with the limit counts as one. There are no wake-ups without a
+ * reason, but for one: a notifier that dies may have notified too many. A thread that is killed between being notified
+ * and having the lock gives its notification to the next. Aborts unless the calling thread holds the lock. Python:
+ * wait.
  */
 TD_API int td_condition_wait_with(td_condition *condition, td_lock *lock, td_time limit, td_cancel *cancel);
 static inline int td_condition_wait_for(td_condition *condition, td_lock *lock, td_time limit)
@@ -370,6 +371,135 @@ TD_API void *td_local_get(td_local *local);
  * no values, does nothing.
  */
 TD_API void td_local_delete(td_local *local);
+
+/* --- Barrier. Python: threading.Barrier, multiprocessing.Barrier ------------------------------------------------- */
+
+/*
+ *     static td_barrier met = TD_BARRIER_INIT(4);
+ *     ...
+ *     int index = td_barrier_wait(&met);     // in each of four threads; returns when all four have called it
+ *
+ * A set number of parties meet, again and again. Whoever goes on has seen all of them arrive, and sees what they wrote
+ * before. Broken, it fails for everybody until td_barrier_reset: by a party whose limit passed, that was cancelled,
+ * that died inside (while it waited, or ran the action), whose action failed, or by td_barrier_abort.
+ *
+ * All zero it has no parties, and must be given them before it is used: by TD_BARRIER_INIT or td_barrier_init.
+ */
+typedef struct td_barrier {
+    uint32_t td_words[5];
+    uint32_t td_parties;
+} td_barrier;
+#define TD_BARRIER_INIT(parties)     \
+    {                                \
+        { 0, 0, 0, 0, 0 }, (parties) \
+    }
+
+/* A new one of 1 to INT_MAX parties: 0 or TD_EINVAL. Before others know it. */
+TD_API int td_barrier_init(td_barrier *barrier, uint32_t parties);
+
+/*
+ * Arrives and waits for the others. Returns how many had arrived before, 0 to parties - 1: to each party another
+ * number. Negative: they have not met. TD_EBROKEN: another one broke it, or it was reset. TD_ETIMEOUT, TD_ECANCELLED:
+ * of this party, and the barrier is broken by it, unless it was not among those to meet yet: who comes while an action
+ * runs, or while those of a reset barrier leave, waits for the next phase first. Also TD_EINVAL, TD_ENOMEM. Python:
+ * wait(), which raises BrokenBarrierError also in the thread whose own limit has passed.
+ */
+TD_API int td_barrier_wait_with(td_barrier *barrier, td_time limit, td_cancel *cancel);
+static inline int td_barrier_wait_for(td_barrier *barrier, td_time limit)
+{
+    return td_barrier_wait_with(barrier, limit, NULL);
+}
+static inline int td_barrier_wait(td_barrier *barrier)
+{
+    return td_barrier_wait_with(barrier, TD_NO_LIMIT, NULL);
+}
+
+/*
+ * The same with an action: the last party to arrive runs the one that it was given, before anybody goes on. If it does
+ * not return 0, the barrier is broken, and the one that ran it gets TD_EBROKEN too. It may use anything, but not wait at
+ * this barrier (TD_EDEADLOCK) or at another one with an action (TD_ESTATE). A limit that passes while it runs breaks the
+ * barrier as well. Every party gives the action, since functions have other addresses in other processes.
+ * Python: Barrier(action=...).
+ */
+typedef int td_barrier_action(void *argument);
+TD_API int td_barrier_wait_action_with(td_barrier *barrier, td_barrier_action *action, void *argument, td_time limit,
+                                       td_cancel *cancel);
+static inline int td_barrier_wait_action_for(td_barrier *barrier, td_barrier_action *action, void *argument,
+                                             td_time limit)
+{
+    return td_barrier_wait_action_with(barrier, action, argument, limit, NULL);
+}
+static inline int td_barrier_wait_action(td_barrier *barrier, td_barrier_action *action, void *argument)
+{
+    return td_barrier_wait_action_with(barrier, action, argument, TD_NO_LIMIT, NULL);
+}
+
+/*
+ * Breaks it: those who wait, and who come later, get TD_EBROKEN. Mends it: those who wait get TD_EBROKEN, and who comes
+ * later waits until they have left. 0, TD_EINVAL or TD_ENOMEM; neither blocks. Python: abort(), reset().
+ */
+TD_API int td_barrier_abort(td_barrier *barrier);
+TD_API int td_barrier_reset(td_barrier *barrier);
+
+/* At this moment; of NULL 0 and false. Python: parties, n_waiting, broken. */
+TD_API uint32_t td_barrier_parties(const td_barrier *barrier);
+TD_API uint32_t td_barrier_waiting(const td_barrier *barrier);
+TD_API bool td_barrier_broken(const td_barrier *barrier);
+TD_API void td_barrier_destroy(td_barrier *barrier);
+
+/* --- RWLock: many readers, or one writer. Python has none --------------------------------------------------------- */
+
+/*
+ *     static td_rwlock lock;
+ *
+ *     td_rwlock_acquire_read(&lock);      // any number of threads at a time
+ *     price = lookup(table, name);
+ *     td_rwlock_release(&lock);
+ *
+ * In order of arrival: who comes while others wait, waits behind them, so that neither readers nor writers starve;
+ * readers that stand next to each other are let in together. A thread that reads may acquire it for reading again (and
+ * releases it as many times), also while a writer waits.
+ *
+ * Owned, by readers too. A reader that dies, or ends, is a reader less. After a writer's death all who acquire it are
+ * told, by TD_OWNER_DIED, until a writer has been.
+ */
+typedef struct td_rwlock {
+    uint32_t td_words[5];
+} td_rwlock;
+
+/*
+ * Acquires it for reading, or for writing; blocks while that cannot be. 0 or TD_OWNER_DIED: it is held now. Negative:
+ * it is not; TD_EDEADLOCK: the calling thread holds it already, for writing; or for reading, and asks for writing
+ * (release it first: two readers who both want to write could but wait for each other). TD_ETOOBIG: the thread holds
+ * 200 objects already.
+ */
+TD_API int td_rwlock_acquire_read(td_rwlock *lock);
+TD_API int td_rwlock_acquire_read_with(td_rwlock *lock, td_time limit, td_cancel *cancel);
+static inline int td_rwlock_acquire_read_for(td_rwlock *lock, td_time limit)
+{
+    return td_rwlock_acquire_read_with(lock, limit, NULL);
+}
+TD_API int td_rwlock_acquire_write(td_rwlock *lock);
+TD_API int td_rwlock_acquire_write_with(td_rwlock *lock, td_time limit, td_cancel *cancel);
+static inline int td_rwlock_acquire_write_for(td_rwlock *lock, td_time limit)
+{
+    return td_rwlock_acquire_write_with(lock, limit, NULL);
+}
+/* Without waiting: TD_EBUSY if it is held in a way that excludes this, or others wait for it. */
+TD_API int td_rwlock_try_acquire_read(td_rwlock *lock);
+TD_API int td_rwlock_try_acquire_write(td_rwlock *lock);
+
+/* Whichever way it is held; aborts unless the calling thread holds it. Does not block. */
+TD_API void td_rwlock_release(td_rwlock *lock);
+/* From writing to reading, with no writer in between; aborts unless it is held for writing. Does not block. */
+TD_API void td_rwlock_downgrade(td_rwlock *lock);
+
+/* At this moment: how often it is held for reading; whether somebody writes; whether the calling thread does either. */
+TD_API uint32_t td_rwlock_readers(const td_rwlock *lock);
+TD_API bool td_rwlock_writing(const td_rwlock *lock);
+TD_API bool td_rwlock_owned_read(const td_rwlock *lock);
+TD_API bool td_rwlock_owned_write(const td_rwlock *lock);
+TD_API void td_rwlock_destroy(td_rwlock *lock);
 
 #ifdef __cplusplus
 }

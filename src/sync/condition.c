@@ -70,16 +70,6 @@ static int check(const td_condition *c, const td_lock *lock, const char *call)
     return 0;
 }
 
-/* The notifier holds the lock for a moment still, when we have been spinning: shorter than the lock's own way of
- * waiting.
- */
-static int lock_again(td_lock *lock)
-{
-    for (int i = 0; i < 100 && td_lock_locked(lock); i++)
-        td__relax();
-    return td_lock_acquire(lock);
-}
-
 static int wait_once(condition *c, td_lock *lock, int64_t deadline, td_cancel *cancel)
 {
     td__party *me = td__me;
@@ -89,7 +79,7 @@ static int wait_once(condition *c, td_lock *lock, int64_t deadline, td_cancel *c
     td__monitor_leave(me, &c->monitor);
     td_lock_release(lock);
     int r = td__wait_joined(me, latch, deadline, cancel);
-    int locked = lock_again(lock);
+    int locked = td_lock_acquire(lock);
     td__wait_used(me);
     /* A dead owner is worse news than a limit that has passed, and tells as well that the condition is to be looked at.
      */

@@ -80,6 +80,7 @@ static void clean(td__party *party)
     td__store_relaxed(&party->granted, 0);
     td__store_relaxed(&party->list, 0);
     party->list_latch = NULL;
+    party->acting = NULL;
     td__store_relaxed(&party->stray, 0);
 }
 
@@ -235,6 +236,9 @@ void td__party_after_fork(bool by_spawner)
     if (region && td__shared_size == 0) {
         /* A copy of the parent's, of our own. Its other threads are not there, but the locks that they held are, and
          * name them: their indexes are not given to others. */
+        for (uint32_t i = 0; td__me && i < td__me->held_count; i++)
+            if (held_forked[td__me->held[i] & 3])
+                held_forked[td__me->held[i] & 3](td__me, (void *)(td__me->held[i] & ~(uintptr_t)3), td__me->index);
         if (td__me)
             td__me->pid = (uint32_t)td__getpid();
         return;
@@ -310,10 +314,23 @@ static bool repair_wait(td__party *me, td__party *dead)
     return true;
 }
 
+static bool repair_action(td__party *me, td__party *dead)
+{
+    td__latch *latch = dead->acting;
+    if (!is_object(latch, sizeof *latch) || !wait_repairs[TD__WAIT_BARRIER])
+        return true;
+    if (!td__section_try(me, latch))
+        return false;
+    wait_repairs[TD__WAIT_BARRIER](me, dead, latch, dead->acting_phase);
+    td__set(me, &dead->acting, NULL);
+    td__section_leave(me, latch);
+    return true;
+}
+
 static bool repair(td__party *me, td__party *dead, uint32_t index)
 {
     dead->index = (uint16_t)index;
-    if (!repair_wait(me, dead))
+    if (!repair_wait(me, dead) || !repair_action(me, dead))
         return false;
     const _Atomic uint32_t *waited = td__load_relaxed(&dead->word_waited);
     if (is_object(waited, 4))

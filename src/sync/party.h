@@ -70,6 +70,9 @@ typedef struct td__party {
     /* own: the latch of what it waits for, from before it is linked until it has taken what it was granted */
     struct td__latch *list_latch;
     uint32_t list_kind; /* and what to do about a death in that state, see wait.h */
+    /* own: the latch of the barrier whose action it runs, and in which phase */
+    uint32_t acting_phase;
+    struct td__latch *acting;
 
     _Alignas(64) uintptr_t held[TD__HELD_MAX];
     td__undo undo[TD__UNDO_MAX];

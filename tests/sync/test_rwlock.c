@@ -1,0 +1,710 @@
+/* SPDX-License-Identifier: MIT */
+/* Read-write locks: many readers or one writer, in order of arrival, and nothing left of those who die. */
+#include "monitors.h"
+
+#include <pthread.h>
+#include <sys/wait.h>
+
+#include "sync/wait.h"
+
+enum { HAS, END };
+
+typedef struct table {
+    td_rwlock lock;
+    pthread_rwlock_t theirs;
+    bool is_pthread;
+    int rounds, what;
+    _Atomic int order[64], count, reading, writing, got[16], go[16];
+    int first, second; /* guarded by the lock: equal but while somebody writes */
+    td_cancel cancel;
+} table;
+
+static int waiters_of(const td_rwlock *lock)
+{
+    int count = 0;
+    const td__waiters *list = (const td__waiters *)(const void *)&lock->td_words[2];
+    for (uint16_t at = list->first; at && count < 1000; at = td__party_at(at)->next)
+        count++;
+    return count;
+}
+
+static int waiters(const table *t)
+{
+    return waiters_of(&t->lock);
+}
+
+/* Held by nobody, waited for by nobody, and it works: in both ways, at once. */
+static void is_free(table *t)
+{
+    UNTIL(td_rwlock_readers(&t->lock) == 0 && !td_rwlock_writing(&t->lock));
+    CHECK_INT(waiters(t), 0);
+    CHECK(td_rwlock_try_acquire_write(&t->lock) >= 0);
+    td_rwlock_release(&t->lock);
+    CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
+    td_rwlock_release(&t->lock);
+}
+
+static void table_free(const mode *how, table *t)
+{
+    is_free(t);
+    td_rwlock_destroy(&t->lock);
+    object_free(how, t);
+}
+
+/* --- one thread -------------------------------------------------------------------------------------------- */
+
+static void uses_of_one_thread(td_rwlock *lock)
+{
+    CHECK_INT(td_rwlock_acquire_read(lock), 0);
+    CHECK_INT(td_rwlock_acquire_read(lock), 0);
+    CHECK_INT(td_rwlock_try_acquire_read(lock), 0);
+    CHECK_INT(td_rwlock_readers(lock), 3);
+    CHECK(td_rwlock_owned_read(lock) && !td_rwlock_owned_write(lock) && !td_rwlock_writing(lock));
+    CHECK_ERROR(td_rwlock_acquire_write(lock), TD_EDEADLOCK);
+    CHECK_HAS(td_last_message(), "for reading already");
+    CHECK_ERROR(td_rwlock_try_acquire_write(lock), TD_EDEADLOCK);
+    for (int i = 0; i < 3; i++)
+        td_rwlock_release(lock);
+    CHECK(!td_rwlock_owned_read(lock));
+
+    CHECK_INT(td_rwlock_acquire_write(lock), 0);
+    CHECK(td_rwlock_owned_write(lock) && td_rwlock_writing(lock) && !td_rwlock_owned_read(lock));
+    CHECK_ERROR(td_rwlock_acquire_write(lock), TD_EDEADLOCK);
+    CHECK_ERROR(td_rwlock_acquire_read_for(lock, LONG), TD_EDEADLOCK);
+    CHECK_HAS(td_last_message(), "for writing already");
+    td_rwlock_downgrade(lock);
+    CHECK(td_rwlock_owned_read(lock) && !td_rwlock_owned_write(lock));
+    CHECK_INT(td_rwlock_readers(lock), 1);
+    td_rwlock_release(lock);
+
+    /* Held among others, released in another order. */
+    td_lock other = { 0 };
+    td_rwlock more[3] = { { { 0 } }, { { 0 } }, { { 0 } } };
+    CHECK_INT(td_rwlock_acquire_write(lock), 0);
+    CHECK_INT(td_rwlock_acquire_read(&more[0]), 0);
+    CHECK_INT(td_lock_acquire(&other), 0);
+    CHECK_INT(td_rwlock_acquire_write(&more[1]), 0);
+    CHECK_INT(td_rwlock_acquire_read(&more[0]), 0);
+    td_rwlock_release(&more[0]);
+    td_rwlock_release(lock);
+    td_lock_release(&other);
+    td_rwlock_release(&more[0]);
+    td_rwlock_release(&more[1]);
+    CHECK_INT(td_rwlock_readers(&more[0]), 0);
+    CHECK(!td_rwlock_writing(&more[1]) && !td_rwlock_writing(lock));
+}
+
+TEST_PLACES(uses_of_one_thread)
+{
+    table *t = object_new(how, sizeof *t);
+    uses_of_one_thread(&t->lock);
+    table_free(how, t);
+}
+
+TEST(bad_input)
+{
+    CHECK_ERROR(td_rwlock_acquire_read(NULL), TD_EINVAL);
+    CHECK_ERROR(td_rwlock_acquire_write(NULL), TD_EINVAL);
+    CHECK_ERROR(td_rwlock_try_acquire_read(NULL), TD_EINVAL);
+    CHECK_INT(td_rwlock_readers(NULL), 0);
+    CHECK(!td_rwlock_writing(NULL) && !td_rwlock_owned_read(NULL) && !td_rwlock_owned_write(NULL));
+    td_rwlock_destroy(NULL);
+    static td_rwlock lock;
+    int count = 0;
+    while (td_rwlock_acquire_read(&lock) == 0)
+        count++;
+    CHECK_INT(count, TD__HELD_MAX);
+    CHECK_INT(td_last_error(), TD_ETOOBIG);
+    while (count-- > 0)
+        td_rwlock_release(&lock);
+    CHECK_INT(td_rwlock_readers(&lock), 0);
+}
+
+static td_rwlock misused;
+
+static void *holds(void *unused)
+{
+    td_rwlock_acquire_write(&misused);
+    event_set(HAS);
+    event_wait(END);
+    return unused;
+}
+
+HELPER(release_free)
+{
+    td_rwlock_release(&misused);
+    return 0;
+}
+
+HELPER(release_foreign)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, holds, NULL);
+    event_wait(HAS);
+    td_rwlock_release(&misused);
+    return 0;
+}
+
+HELPER(release_null)
+{
+    td_rwlock_release(NULL);
+    return 0;
+}
+
+HELPER(downgrade_read)
+{
+    td_rwlock_acquire_read(&misused);
+    td_rwlock_downgrade(&misused);
+    return 0;
+}
+
+TEST(misuse_aborts_with_a_sentence)
+{
+    CHECK_ABORTS("release_free", "td_rwlock_release: lock 0x");
+    CHECK_ABORTS("release_foreign", "is not held by this thread");
+    CHECK_ABORTS("release_null", "td_rwlock_release: the lock is NULL");
+    CHECK_ABORTS("downgrade_read", "is not held for writing by this thread");
+}
+
+/* --- several ----------------------------------------------------------------------------------------------- */
+
+/* As `what` says ('r' or 'w'), in its turn; keeps it until it may go on. */
+static int comes(td_call *call)
+{
+    table *t = OBJECT(call);
+    int n = NUMBER(call) / 2;
+    bool writes = NUMBER(call) % 2;
+    CHECK(writes ? td_rwlock_acquire_write_for(&t->lock, LONG) >= 0 : td_rwlock_acquire_read_for(&t->lock, LONG) >= 0);
+    CHECK(writes ? td_rwlock_owned_write(&t->lock) : td_rwlock_owned_read(&t->lock));
+    t->order[t->count++] = n;
+    t->got[n] = 1;
+    while (!t->go[n])
+        pause_ms(1);
+    td_rwlock_release(&t->lock);
+    return 0;
+}
+
+/* Readers that stand together are let in together, writers alone, nobody overtakes: w rr w rrr. */
+TEST_PLACES(in_order_of_arrival)
+{
+    static const char line[] = "rwrrwrrrw";
+    enum { COUNT = sizeof line - 1 };
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        w[i] = begin(how, comes, t, i * 2 + (line[i] == 'w'));
+        if (i == 0)
+            UNTIL(t->got[0]);
+        else
+            UNTIL(waiters(t) == i);
+    }
+    CHECK_ERROR(td_rwlock_try_acquire_read(&t->lock), TD_EBUSY);
+    CHECK_ERROR(td_rwlock_try_acquire_write(&t->lock), TD_EBUSY);
+    for (int i = 0; i < COUNT;) {
+        int end = i + 1;
+        while (line[i] == 'r' && line[end] == 'r')
+            end++;
+        for (int k = i; k < end; k++)
+            UNTIL(t->got[k]);
+        CHECK_INT(waiters(t), COUNT - end);
+        CHECK_INT(td_rwlock_readers(&t->lock), line[i] == 'r' ? end - i : 0);
+        for (; i < end; i++)
+            t->go[i] = 1;
+    }
+    for (int i = 0; i < COUNT; i++)
+        end_well(w[i]);
+    table_free(how, t);
+}
+
+/* More readers than one section lets in. */
+TEST_PLACES(a_crowd_of_readers_comes_in_together)
+{
+    enum { CROWD = 14 };
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[CROWD];
+    CHECK_INT(td_rwlock_acquire_write(&t->lock), 0);
+    for (int i = 0; i < CROWD; i++)
+        w[i] = begin(how, comes, t, i * 2);
+    UNTIL(waiters(t) == CROWD);
+    td_rwlock_downgrade(&t->lock);
+    UNTIL(td_rwlock_readers(&t->lock) == CROWD + 1);
+    for (int i = 0; i < CROWD; i++)
+        t->go[i] = 1;
+    for (int i = 0; i < CROWD; i++)
+        end_well(w[i]);
+    td_rwlock_release(&t->lock);
+    table_free(how, t);
+}
+
+/* A reader asks again while a writer waits for it. */
+TEST_PLACES(a_reader_may_read_again_past_a_writer)
+{
+    table *t = object_new(how, sizeof *t);
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    td_worker *w = begin(how, comes, t, 1);
+    UNTIL(waiters(t) == 1);
+    t->go[0] = 1;
+    CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
+    CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
+    for (int i = 0; i < 3; i++)
+        td_rwlock_release(&t->lock);
+    end_well(w);
+    table_free(how, t);
+}
+
+static int gives_up(td_call *call)
+{
+    table *t = OBJECT(call);
+    CHECK_ERROR(td_rwlock_acquire_write_for(&t->lock, td_ms(30)), TD_ETIMEOUT);
+    CHECK(!td_rwlock_owned_write(&t->lock));
+    return 0;
+}
+
+static int is_cancelled(td_call *call)
+{
+    table *t = OBJECT(call);
+    int r = NUMBER(call) ? td_rwlock_acquire_write_with(&t->lock, TD_NO_LIMIT, &t->cancel)
+                         : td_rwlock_acquire_read_with(&t->lock, LONG, &t->cancel);
+    if (NUMBER(call) || r < 0)
+        CHECK_INT(r, TD_ECANCELLED);
+    else
+        td_rwlock_release(&t->lock); /* the writer before it was the first to see, and let it in */
+    return 0;
+}
+
+/* A writer that gives up lets those in whom it has kept out. */
+TEST_PLACES(giving_up_leaves_nothing_behind)
+{
+    table *t = object_new(how, sizeof *t);
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    td_worker *w = begin(how, gives_up, t, 0);
+    UNTIL(waiters(t) == 1);
+    td_worker *reader = begin(how, comes, t, 0);
+    t->go[0] = 1;
+    end_well(w);
+    end_well(reader);
+    w = begin(how, is_cancelled, t, 1);
+    UNTIL(waiters(t) == 1);
+    reader = begin(how, is_cancelled, t, 0);
+    UNTIL(waiters(t) == 2);
+    td_cancel_fire(&t->cancel);
+    end_well(w);
+    end_well(reader);
+    td_rwlock_release(&t->lock);
+    table_free(how, t);
+}
+
+/* --- stress ------------------------------------------------------------------------------------------------ */
+
+static void acquire(table *t, bool writes)
+{
+    if (t->is_pthread)
+        REQUIRE_INT(writes ? pthread_rwlock_wrlock(&t->theirs) : pthread_rwlock_rdlock(&t->theirs), 0);
+    else
+        REQUIRE_INT(writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG),
+                    0);
+}
+
+static void release(table *t)
+{
+    if (t->is_pthread)
+        pthread_rwlock_unlock(&t->theirs);
+    else
+        td_rwlock_release(&t->lock);
+}
+
+static int reads_and_writes(td_call *call)
+{
+    table *t = OBJECT(call);
+    int n = NUMBER(call);
+    unsigned seed = (unsigned)n + 7;
+    td__shake_steps(n % 2 ? 100 : 0);
+    for (int i = 0; i < t->rounds; i++) {
+        seed = seed * 1103515245 + 12345;
+        bool writes = (seed >> 16) % 4 == 0;
+        acquire(t, writes);
+        if (writes) {
+            CHECK_INT(t->writing++, 0);
+            CHECK_INT(t->reading, 0);
+            t->first++;
+            if (n % 2)
+                pause_ms(0);
+            t->second++;
+            t->writing--;
+        } else {
+            t->reading++;
+            CHECK_INT(t->writing, 0);
+            CHECK_INT(t->first, t->second);
+            t->reading--;
+        }
+        release(t);
+        t->got[n]++;
+    }
+    return 0;
+}
+
+static void stress(const mode *how, table *t)
+{
+    td_worker *w[6];
+    t->rounds = 2000 / SLOW;
+    for (int i = 0; i < 6; i++)
+        w[i] = begin(how, reads_and_writes, t, i);
+    for (int i = 0; i < 6; i++)
+        end_well(w[i]);
+    CHECK_INT(t->first, t->second);
+}
+
+TEST_PLACES(readers_and_writers)
+{
+    table *t = object_new(how, sizeof *t);
+    stress(how, t);
+    table_free(how, t);
+}
+
+TEST(readers_and_writers_pthread)
+{
+    table *t = object_new(&mode_private, sizeof *t);
+    t->is_pthread = true;
+    pthread_rwlock_init(&t->theirs, NULL);
+    stress(&mode_private, t);
+    object_free(&mode_private, t);
+}
+
+static int reads_until_told(td_call *call)
+{
+    table *t = OBJECT(call);
+    while (!event_is_set(END)) {
+        CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
+        t->reading++;
+        t->got[NUMBER(call)]++;
+        td_rwlock_release(&t->lock);
+    }
+    return 0;
+}
+
+static int writes_sometimes(td_call *call)
+{
+    table *t = OBJECT(call);
+    for (int i = 0; i < 50; i++) {
+        CHECK_INT(td_rwlock_acquire_write_for(&t->lock, LONG), 0);
+        t->first++;
+        td_rwlock_release(&t->lock);
+    }
+    return 0;
+}
+
+/* A stream of readers that never breaks off does not keep a writer out, which pthread's would. */
+TEST_PLACES(writers_do_not_starve)
+{
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[4];
+    for (int i = 0; i < 4; i++)
+        w[i] = begin(how, reads_until_told, t, i);
+    UNTIL(t->got[0] && t->got[1] && t->got[2] && t->got[3]);
+    end_well(begin(how, writes_sometimes, t, 0));
+    event_set(END);
+    for (int i = 0; i < 4; i++)
+        end_well(w[i]);
+    CHECK_INT(t->first, 50);
+    table_free(how, t);
+}
+
+static int writes_until_told(td_call *call)
+{
+    table *t = OBJECT(call);
+    while (!event_is_set(END)) {
+        CHECK_INT(td_rwlock_acquire_write_for(&t->lock, LONG), 0);
+        t->got[NUMBER(call)]++;
+        td_rwlock_release(&t->lock);
+    }
+    return 0;
+}
+
+static int reads_sometimes(td_call *call)
+{
+    table *t = OBJECT(call);
+    for (int i = 0; i < 50; i++) {
+        CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
+        td_rwlock_release(&t->lock);
+    }
+    return 0;
+}
+
+TEST_PLACES(readers_do_not_starve)
+{
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[3];
+    for (int i = 0; i < 3; i++)
+        w[i] = begin(how, writes_until_told, t, i);
+    UNTIL(t->got[0] && t->got[1] && t->got[2]);
+    end_well(begin(how, reads_sometimes, t, 0));
+    event_set(END);
+    for (int i = 0; i < 3; i++)
+        end_well(w[i]);
+    table_free(how, t);
+}
+
+/* --- deaths ------------------------------------------------------------------------------------------------ */
+
+static void *ends_reading(void *argument)
+{
+    table *t = argument;
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    return NULL;
+}
+
+static void *ends_writing(void *argument)
+{
+    table *t = argument;
+    CHECK_INT(td_rwlock_acquire_write(&t->lock), 0);
+    return NULL;
+}
+
+/* Threads that end with it in their hands. */
+static void ended_threads(const mode *how)
+{
+    table *t = object_new(how, sizeof *t);
+    pthread_t thread;
+    pthread_create(&thread, NULL, ends_reading, t);
+    pthread_join(thread, NULL);
+    is_free(t);
+    pthread_create(&thread, NULL, ends_writing, t);
+    pthread_join(thread, NULL);
+    /* Readers are told, until a writer has been. */
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), TD_OWNER_DIED);
+    CHECK_INT(td_rwlock_try_acquire_read(&t->lock), TD_OWNER_DIED);
+    td_rwlock_release(&t->lock);
+    td_rwlock_release(&t->lock);
+    CHECK_INT(td_rwlock_acquire_write(&t->lock), TD_OWNER_DIED);
+    td_rwlock_release(&t->lock);
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    td_rwlock_release(&t->lock);
+    table_free(how, t);
+}
+
+TEST(a_thread_that_ends_holding_it)
+{
+    ended_threads(&mode_private);
+    ended_threads(&mode_thread);
+}
+
+enum { READS, WRITES, READS_TWICE, DOWNGRADES };
+
+static int holds_and_dies(td_call *call)
+{
+    table *t = OBJECT(call);
+    bool writes = t->what == WRITES || t->what == DOWNGRADES;
+    td__kill_at_step(NUMBER(call));
+    int r = writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG);
+    if (t->what == READS_TWICE)
+        r |= td_rwlock_acquire_read_for(&t->lock, LONG);
+    if (t->what == DOWNGRADES)
+        td_rwlock_downgrade(&t->lock);
+    td_rwlock_release(&t->lock);
+    if (t->what == READS_TWICE)
+        td_rwlock_release(&t->lock);
+    td__kill_at_step(0);
+    CHECK(r >= 0);
+    return 0;
+}
+
+/* It acquires a free lock and releases it, and dies at each step; nobody waits. */
+static bool kill_alone(const mode *how, long n, int what)
+{
+    table *t = object_new(how, sizeof *t);
+    t->what = what;
+    td_worker *victim = begin(how, holds_and_dies, t, (int)n);
+    pid_t pid = td_pid(victim);
+    bool well = returned(victim);
+    if (!well)
+        repaired(pid);
+    CHECK_INT(td_rwlock_readers(&t->lock), 0);
+    CHECK(!td_rwlock_writing(&t->lock));
+    bool wrote = what == WRITES || what == DOWNGRADES;
+    int r = td_rwlock_try_acquire_read(&t->lock);
+    CHECK(r == 0 || (r == TD_OWNER_DIED && wrote && !well));
+    if (r >= 0)
+        td_rwlock_release(&t->lock);
+    CHECK_INT(td_rwlock_try_acquire_write(&t->lock), r);
+    td_rwlock_release(&t->lock);
+    table_free(how, t);
+    return !well;
+}
+
+/* The same while a writer has it and then readers and a writer wait on both sides of it. */
+static bool kill_among_others(const mode *how, long n, int what)
+{
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[4];
+    static const char line[] = "rwrw";
+    t->what = what;
+    CHECK_INT(td_rwlock_acquire_write(&t->lock), 0);
+    for (int i = 0; i < 2; i++) {
+        w[i] = begin(&mode_thread, comes, t, i * 2 + (line[i] == 'w'));
+        UNTIL(waiters(t) == i + 1);
+    }
+    td_worker *victim = begin(how, holds_and_dies, t, (int)n);
+    UNTIL(waiters(t) == 3 || ended(victim));
+    for (int i = 2; i < 4; i++)
+        w[i] = begin(&mode_thread, comes, t, i * 2 + (line[i] == 'w'));
+    UNTIL(waiters(t) >= 4);
+    pid_t pid = td_pid(victim);
+    for (int i = 0; i < 4; i++)
+        t->go[i] = 1;
+    td_rwlock_release(&t->lock);
+    bool well = returned(victim);
+    for (int i = 0; i < 4; i++)
+        end_well(w[i]);
+    if (!well)
+        repaired(pid);
+    CHECK_INT(td_rwlock_readers(&t->lock), 0);
+    CHECK(!td_rwlock_writing(&t->lock));
+    table_free(how, t);
+    return !well;
+}
+
+static int climbing; /* what the victim of the ladder does */
+
+static bool rung_alone(const mode *how, long n)
+{
+    return kill_alone(how, n, climbing);
+}
+
+static bool rung_among_others(const mode *how, long n)
+{
+    return kill_among_others(how, n, climbing);
+}
+
+TEST_METHODS(a_holder_killed_at_every_step)
+{
+    for (climbing = READS; climbing <= DOWNGRADES; climbing++)
+        climb(how, rung_alone, 20);
+}
+
+TEST_METHODS(a_waiter_killed_at_every_step)
+{
+    for (climbing = READS; climbing <= DOWNGRADES; climbing++)
+        climb(how, rung_among_others, 40);
+}
+
+static int holds_on(td_call *call)
+{
+    table *t = OBJECT(call);
+    if (NUMBER(call))
+        CHECK(td_rwlock_acquire_write_for(&t->lock, LONG) >= 0);
+    else
+        CHECK(td_rwlock_acquire_read_for(&t->lock, LONG) >= 0);
+    t->got[0]++;
+    event_wait(END);
+    return 0;
+}
+
+/* Holders and waiters of both kinds die together, with the spawner or without; those who live on get it at once. */
+TEST(all_killed_together)
+{
+    const mode *how = &mode_forkserver;
+    for (int round = 0; round < 4; round++) {
+        table *t = object_new(how, sizeof *t);
+        td_worker *w[6];
+        pid_t pids[6];
+        int holders = round % 2 ? 1 : 3; /* a writer, or readers */
+        for (int i = 0; i < 6; i++) {
+            w[i] = begin(how, holds_on, t, holders == 1 ? i % 2 == 0 : i >= 3 && i % 2);
+            pids[i] = td_pid(w[i]);
+            if (i < holders)
+                UNTIL(t->got[0] == i + 1);
+            else
+                UNTIL(waiters(t) == i + 1 - holders);
+        }
+        td_worker *alive = begin(&mode_thread, comes, t, 1);
+        t->go[0] = 1;
+        UNTIL(waiters(t) == 7 - holders);
+        pid_t spawner = parent_of(pids[0]);
+        if (round < 2)
+            for (int i = 0; i < 6; i++)
+                kill(pids[i], SIGKILL);
+        else
+            kill(spawner, SIGKILL);
+        for (int i = 0; i < 6; i++)
+            CHECK(!returned(w[i]));
+        end_well(alive);
+        UNTIL(round < 2 || !process_alive(spawner));
+        for (int i = 0; i < 6; i++)
+            repaired(pids[i]);
+        table_free(how, t);
+    }
+}
+
+/* --- forks, faults ----------------------------------------------------------------------------------------- */
+
+static td_rwlock forked[4];
+
+static void *waits_or_holds(void *argument)
+{
+    (void)argument;
+    CHECK_INT(td_rwlock_acquire_read(&forked[2]), 0);
+    CHECK_INT(td_rwlock_acquire_write(&forked[3]), 0);
+    event_set(HAS);
+    CHECK_INT(td_rwlock_acquire_read_for(&forked[0], LONG), 0);
+    td_rwlock_release(&forked[0]);
+    td_rwlock_release(&forked[2]);
+    td_rwlock_release(&forked[3]);
+    return NULL;
+}
+
+/* The forking thread holds its copies on; of other threads' nothing is left, but for the word about a writer. */
+static void check_child(void)
+{
+    CHECK(td_rwlock_owned_write(&forked[0]));
+    CHECK_INT(td_rwlock_readers(&forked[1]), 2);
+    CHECK(td_rwlock_owned_read(&forked[1]));
+    td_rwlock_release(&forked[0]);
+    CHECK_INT(td_rwlock_try_acquire_read(&forked[0]), 0);
+    td_rwlock_release(&forked[0]);
+    td_rwlock_release(&forked[1]);
+    td_rwlock_release(&forked[1]);
+    CHECK_INT(td_rwlock_try_acquire_write(&forked[1]), 0);
+    CHECK_INT(td_rwlock_try_acquire_write(&forked[2]), 0);
+    CHECK_INT(td_rwlock_try_acquire_read(&forked[3]), TD_OWNER_DIED);
+}
+
+TEST(a_fork_keeps_what_the_forking_thread_holds)
+{
+    pthread_t thread;
+    CHECK_INT(td_rwlock_acquire_write(&forked[0]), 0);
+    CHECK_INT(td_rwlock_acquire_read(&forked[1]), 0);
+    CHECK_INT(td_rwlock_acquire_read(&forked[1]), 0);
+    pthread_create(&thread, NULL, waits_or_holds, NULL);
+    event_wait(HAS);
+    UNTIL(waiters_of(&forked[0]) == 1);
+    pid_t pid = fork();
+    if (pid == 0) {
+        check_child();
+        _exit(harness_failed() ? EXIT_WORKER : 0);
+    }
+    CHECK_INT(helper_wait(pid), 0);
+    td_rwlock_release(&forked[0]);
+    td_rwlock_release(&forked[1]);
+    td_rwlock_release(&forked[1]);
+    pthread_join(thread, NULL);
+}
+
+TEST(refusals_of_the_system)
+{
+    table *t = object_new(&mode_thread, sizeof *t);
+    for (long n = 1; n < 60; n++) {
+        CHECK_INT(td_rwlock_acquire_write(&t->lock), 0);
+        t->got[0] = t->go[0] = t->count = 0;
+        td_worker *w = begin(&mode_thread, comes, t, n % 2);
+        UNTIL(waiters(t) == 1);
+        td__fault_arm(n);
+        td_rwlock_release(&t->lock);
+        t->go[0] = 1;
+        CHECK_INT(td_rwlock_acquire_write_for(&t->lock, LONG), 0);
+        td__fault_disarm();
+        td_rwlock_release(&t->lock);
+        end_well(w);
+    }
+    table_free(&mode_thread, t);
+}
