@@ -71,7 +71,7 @@ TD_API void td_lock_destroy(td_lock *lock);
 /* --- RLock: the owner may acquire it again, and releases it as many times. Python: RLock ------------------------- */
 
 typedef struct td_rlock {
-    td_lock td_lock;
+    td_lock td_inner;
     uint32_t td_depth; /* by the owner */
 } td_rlock;
 

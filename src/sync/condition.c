@@ -113,7 +113,7 @@ int td_condition_wait_rlock_with(td_condition *c, td_rlock *lock, td_time limit,
     if (r < 0)
         return r;
     uint32_t depth = lock->td_depth;
-    r = wait_once(inside(c), &lock->td_lock, td__deadline(limit), cancel);
+    r = wait_once(inside(c), &lock->td_inner, td__deadline(limit), cancel);
     lock->td_depth = depth;
     return told(r);
 }
@@ -168,7 +168,7 @@ int td_condition_await_rlock_with(td_condition *c, td_rlock *lock, td_condition_
     if (!predicate)
         return td__fail(TD_EINVAL, "td_condition_await_rlock: the predicate is NULL");
     struct deep deep = { predicate, argument, lock, lock->td_depth };
-    r = await(inside(c), &lock->td_lock, look_deep, &deep, td__deadline(limit), cancel);
+    r = await(inside(c), &lock->td_inner, look_deep, &deep, td__deadline(limit), cancel);
     lock->td_depth = deep.depth;
     return r;
 }

@@ -183,13 +183,13 @@ static int first(td_rlock *lock, int r)
 
 static bool is_ours(const td_rlock *lock)
 {
-    return lock && owns(td__me, &lock->td_lock);
+    return lock && owns(td__me, &lock->td_inner);
 }
 
 int td_rlock_acquire(td_rlock *lock)
 {
     td__party *me = td__me;
-    if (lock && owns(me, &lock->td_lock))
+    if (lock && owns(me, &lock->td_inner))
         return again(lock);
     return first(lock, acquire(me, (td_lock *)lock));
 }
@@ -207,10 +207,10 @@ int td_rlock_try_acquire(td_rlock *lock)
 void td_rlock_release(td_rlock *lock)
 {
     td__party *me = td__me;
-    if (td__unlikely(!lock || !owns(me, &lock->td_lock)))
+    if (td__unlikely(!lock || !owns(me, &lock->td_inner)))
         not_held("td_rlock_release", (td_lock *)lock);
     if (--lock->td_depth == 0)
-        release(me, &lock->td_lock);
+        release(me, &lock->td_inner);
 }
 
 bool td_rlock_locked(const td_rlock *lock)
