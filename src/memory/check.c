@@ -32,7 +32,7 @@ static int walk_slab(uint32_t page, uint32_t *count, found *found)
     if (!td__slab_is_whole(slab) || td__slab_page(slab) != page)
         return bad("the slab", page);
     unsigned class = td__slab_class(slab);
-    *count = td__class_pages(class);
+    *count = td__classes[class].pages;
     /* While it is being made or unmade some of its pages have no tag. */
     for (uint32_t i = 1; i < *count; i++)
         if (page + i >= td__heap_top() || !td__page_read(page + i, &tag) ||
@@ -44,7 +44,7 @@ static int walk_slab(uint32_t page, uint32_t *count, found *found)
         if ((taken & beyond) != beyond)
             return bad("the blocks of the slab", page);
         found->blocks += (size_t)__builtin_popcountll(taken & ~beyond);
-        found->bytes += (size_t)__builtin_popcountll(taken & ~beyond) * td__class_size[class];
+        found->bytes += (size_t)__builtin_popcountll(taken & ~beyond) * td__classes[class].size;
     }
     return 0;
 }

@@ -75,7 +75,7 @@ static place locate(const void *at)
         }
         found.slab = slab;
         found.index = td__slab_index(slab, at);
-        found.size = td__class_size[td__slab_class(slab)];
+        found.size = td__classes[td__slab_class(slab)].size;
         found.kind = found.index >= 0 ? SMALL : NOWHERE;
     } else if (meaning.kind == TD__USED && td__page_address(page) == at) {
         found = (place){ .kind = LARGE, .page = page, .count = meaning.value, .size = meaning.value * TD__PAGE };

@@ -167,12 +167,14 @@ unsigned td__bin_of(uint32_t count);
 
 /* --- slab.c ------------------------------------------------------------------------------------------------ */
 
-extern const uint16_t td__class_size[TD__CLASSES];
+typedef struct td__class {
+    uint16_t size, pages, blocks; /* of a block, bytes; of a slab */
+    uint32_t inverse;             /* of the size */
+} td__class;
+extern const td__class td__classes[TD__CLASSES];
 
 /* The class for blocks of this size and alignment, or -1. */
 int td__class_of(size_t size, size_t alignment);
-uint32_t td__class_pages(unsigned class);
-uint32_t td__class_blocks(unsigned class);
 
 static inline uint32_t td__slab_page(const td__slab *slab)
 {

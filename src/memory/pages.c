@@ -287,7 +287,7 @@ static int make_plain(uint32_t page, uint32_t *count)
         td__slab *slab = td__slab_of_page(page);
         if (run.value != page || !td__slab_is_whole(slab) || td__slab_page(slab) != page)
             return td__heap_corrupt("the slab at %p", (void *)td__page_address(page));
-        *count = td__class_pages(td__slab_class(slab));
+        *count = td__classes[td__slab_class(slab)].pages;
         /* First, so that who finds a slab's tag here finds a slab. */
         td__store_release(&here.map[page].tag, td__page_tag(page, TD__USED, *count));
         td__program_order();

@@ -17,9 +17,17 @@
 
 #define here td__heap_here
 
-#define ROW(log) (5 << (log)) / 4, (6 << (log)) / 4, (7 << (log)) / 4, (8 << (log)) / 4
-const uint16_t td__class_size[TD__CLASSES] = { 16,  32,     48,     64,     80,      96,      112,
-                                               128, ROW(7), ROW(8), ROW(9), ROW(10), ROW(11), ROW(12) };
+/* Slabs of small blocks are shorter, so that none has more than 1024. */
+#define PAGES(size) ((size) < 64 ? (size) / 4 : TD__SLAB_PAGES)
+/* The inverse of the size, times 2 to the 32nd, rounded up: exact for quotients of what is below 2 to the 16th. */
+#define CLASS(size)                                                                    \
+    {                                                                                  \
+        (size), PAGES(size), PAGES(size) * TD__PAGE / (size), 0xffffffffu / (size) + 1 \
+    }
+#define ROW(log) CLASS((5 << (log)) / 4), CLASS((6 << (log)) / 4), CLASS((7 << (log)) / 4), CLASS((8 << (log)) / 4)
+const td__class td__classes[TD__CLASSES] = { CLASS(16), CLASS(32),  CLASS(48),  CLASS(64), CLASS(80),
+                                             CLASS(96), CLASS(112), CLASS(128), ROW(7),    ROW(8),
+                                             ROW(9),    ROW(10),    ROW(11),    ROW(12) };
 
 int td__class_of(size_t size, size_t alignment)
 {
@@ -33,30 +41,20 @@ int td__class_of(size_t size, size_t alignment)
         class = (unsigned)(size - 1) / 16;
     }
     /* Slabs begin with a page: a block whose size is a multiple is aligned. */
-    while (td__class_size[class] & (alignment - 1))
+    while (td__classes[class].size & (alignment - 1))
         if (++class == TD__CLASSES)
             return -1;
     return (int)class;
 }
 
-uint32_t td__class_pages(unsigned class)
-{
-    return class < 4 ? td__class_size[class] / 4 : TD__SLAB_PAGES;
-}
-
-uint32_t td__class_blocks(unsigned class)
-{
-    return (uint32_t)(td__class_pages(class) * TD__PAGE / td__class_size[class]);
-}
-
 static unsigned words_of(unsigned class)
 {
-    return (td__class_blocks(class) + 63) / 64;
+    return (td__classes[class].blocks + 63) / 64;
 }
 
 uint64_t td__slab_beyond(unsigned class, unsigned word)
 {
-    uint32_t blocks = td__class_blocks(class);
+    uint32_t blocks = td__classes[class].blocks;
     return blocks >= (word + 1) * 64 ? 0 : blocks <= word * 64 ? ~(uint64_t)0 : ~(uint64_t)0 << blocks % 64;
 }
 
@@ -162,7 +160,7 @@ static void describe(td__slab *slab, uint32_t page, unsigned class, unsigned sha
 static int make(td__party *me, unsigned class, unsigned shard)
 {
     uintptr_t *name = &me->step[TD__STEP_MEMORY].object;
-    uint32_t page, count = td__class_pages(class);
+    uint32_t page, count = td__classes[class].pages;
     int r = td__pages_take(me, count, name, 1, &page);
     if (r < 0)
         return r;
@@ -229,7 +227,7 @@ bool td__slabs_trim(td__party *me)
 /* Under the latch: a free block, or -1. */
 static int find(td__slab *slab)
 {
-    unsigned words = words_of(td__slab_class(slab)), word = slab->hint % words;
+    unsigned words = words_of(td__slab_class(slab)), word = slab->hint < words ? slab->hint : 0;
     for (unsigned i = 0; i < words; i++) {
         uint64_t bits = free_bits(slab, word);
         if (bits) {
@@ -269,7 +267,7 @@ static int take_listed(td__party *me, td__shard *shard, unsigned class, uintptr_
     if (td__likely(slab && td__slab_class(slab) == class && shard_of(slab) == shard)) {
         int index = find(slab);
         if (td__likely(index >= 0)) {
-            *block = td__page_address(td__slab_page(slab)) + (size_t)index * td__class_size[class];
+            *block = td__page_address(td__slab_page(slab)) + (size_t)index * td__classes[class].size;
             turn(me, slab, index);
             td__set(me, name, (uintptr_t)*block);
         } else if ((r = set_full(me, slab)) == 0) {
@@ -315,22 +313,13 @@ int td__slab_take(td__party *me, unsigned class, uintptr_t *name, void **block)
 
 /* --- freeing ----------------------------------------------------------------------------------------------- */
 
-#define INVERSE(size) (0xffffffffu / (size) + 1)
-#define ROW_INVERSE(log) \
-    INVERSE((5 << (log)) / 4), INVERSE((6 << (log)) / 4), INVERSE((7 << (log)) / 4), INVERSE((8 << (log)) / 4)
-/* Of 2 to the 32nd, rounded up: exact for quotients of what is below 2 to the 16th. */
-static const uint32_t inverse[TD__CLASSES] = { INVERSE(16),     INVERSE(32),    INVERSE(48),    INVERSE(64),
-                                               INVERSE(80),     INVERSE(96),    INVERSE(112),   INVERSE(128),
-                                               ROW_INVERSE(7),  ROW_INVERSE(8), ROW_INVERSE(9), ROW_INVERSE(10),
-                                               ROW_INVERSE(11), ROW_INVERSE(12) };
-
 int td__slab_index(const td__slab *slab, const void *at)
 {
     unsigned class = td__slab_class(slab);
     size_t offset = (size_t)((const char *)at - td__page_address(td__slab_page(slab)));
-    uint32_t index = (uint32_t)((uint64_t)offset * inverse[class] >> 32);
-    bool begins = offset < TD__SLAB_PAGES * TD__PAGE && index * td__class_size[class] == offset &&
-                  index < td__class_blocks(class);
+    uint32_t index = (uint32_t)((uint64_t)offset * td__classes[class].inverse >> 32);
+    bool begins = offset < TD__SLAB_PAGES * TD__PAGE && index * td__classes[class].size == offset &&
+                  index < td__classes[class].blocks;
     return begins ? (int)index : -1;
 }
 

@@ -184,8 +184,8 @@ static size_t lost(void)
         if (tag.kind != TD__SLAB)
             continue;
         const td__slab *slab = td__slab_of_page(page);
-        uint32_t blocks = td__class_blocks(td__slab_class(slab)), taken = 0;
-        length = td__class_pages(td__slab_class(slab));
+        uint32_t blocks = td__classes[td__slab_class(slab)].blocks, taken = 0;
+        length = td__classes[td__slab_class(slab)].pages;
         for (uint32_t i = 0; i < blocks; i++)
             taken += td__slab_taken(slab, (int)i);
         count += slab->state == TD__SLAB_HELD || (slab->state == TD__SLAB_FULL && taken < blocks);
