@@ -21,8 +21,8 @@
  * processes.
  *
  * Deaths. Nothing is lost, torn or delivered twice when a process is killed, at whatever instruction: an item whose put
- * had returned is delivered once; one that was being put either not at all, or whole; one that a dead process was taking
- * out, and had not given back the place of, is delivered again, once. Nobody is blocked by the dead.
+ * had returned is delivered once; one that was being put either not at all, or whole; one that a dead process was
+ * taking out, and had not given back the place of, is delivered again, once. Nobody is blocked by the dead.
  *
  * Puts and gets come in forms: without a limit; _for, with a time limit; _with, with a time limit and a cancellation
  * object (either may be absent: TD_NO_LIMIT, NULL); try_, without waiting. They return 0, or
@@ -33,8 +33,8 @@
  *   TD_ENOMEM            no memory for a queue without a limit to grow, for a large item of any size, or for the record
  *                        that the calling thread needs at its first wait
  *   TD_EINVAL            NULL, or no queue. A queue that could not be created is NULL: its error comes back
- * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time. No
- * call is for signal handlers.
+ * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time.
+ * No call is for signal handlers.
  *
  * After fork() a queue that is not shared is the child's own copy, with the items in it.
  */
@@ -70,18 +70,18 @@ typedef struct td_priority {
     (td_priority{ offsetof(type, member), sizeof(type::member), td_kind_of_type<decltype(type::member)>() })
 #define TD_PRIORITY_ITEM(type) (td_priority{ 0, sizeof(type), TD_KIND_OF(type) })
 #else
-#define TD_PRIORITY(type, member)                                                   \
-    ((td_priority){ .offset = offsetof(type, member),                               \
-                    .size = sizeof(((type *)0)->member),                            \
+#define TD_PRIORITY(type, member)                        \
+    ((td_priority){ .offset = offsetof(type, member),    \
+                    .size = sizeof(((type *)0)->member), \
                     .kind = TD_KIND_OF_VALUE(((type *)0)->member) })
 #define TD_PRIORITY_ITEM(type) ((td_priority){ .offset = 0, .size = sizeof(type), .kind = TD_KIND_OF(type) })
 #endif
 
 /* All zero is the default: first in, first out, of pointers, without a limit, between the threads of this process. */
 typedef struct td_queue_options {
-    size_t struct_size TD_ZERO;   /* filled in by the macro */
-    size_t item_size TD_ZERO;     /* bytes; with any_size, the most; 0: sizeof(void *); up to 1 GiB */
-    size_t capacity TD_ZERO;      /* items; 0: no limit but memory; up to 2^30. Python: maxsize */
+    size_t struct_size TD_ZERO; /* filled in by the macro */
+    size_t item_size TD_ZERO;   /* bytes; with any_size, the most; 0: sizeof(void *); up to 1 GiB */
+    size_t capacity TD_ZERO;    /* items; 0: no limit but memory; up to 2^30. Python: maxsize */
     td_queue_kind kind TD_ZERO;
     td_priority priority TD_ZERO; /* needed for TD_QUEUE_PRIORITY */
     bool shared TD_ZERO;          /* between processes: in the shared heap */
@@ -101,12 +101,10 @@ inline td_queue *td_queue_create_from(const td_queue_options &options)
 {
     return td_queue_create(&options);
 }
-#define td_queue_new(...) \
-    td_queue_create_from(td_queue_options{ .struct_size = sizeof(td_queue_options), __VA_ARGS__ })
+#define td_queue_new(...) td_queue_create_from(td_queue_options{ .struct_size = sizeof(td_queue_options), __VA_ARGS__ })
 extern "C" {
 #else
-#define td_queue_new(...) \
-    td_queue_create(&(td_queue_options){ .struct_size = sizeof(td_queue_options), __VA_ARGS__ })
+#define td_queue_new(...) td_queue_create(&(td_queue_options){ .struct_size = sizeof(td_queue_options), __VA_ARGS__ })
 #endif
 
 /* Frees the queue and the items in it. By whoever is the last to use it: nobody may be in a call on it, or call later.
@@ -134,8 +132,8 @@ static inline int td_queue_get_for(td_queue *queue, void *item, td_time limit)
 TD_API int td_queue_try_get(td_queue *queue, void *item); /* Python: get_nowait */
 
 /*
- * Several at once, one after the other in memory: faster than one by one. put_many waits until all `count` have been put;
- * get_many waits until there is one, and takes what is there, up to `count`. Both return how many, which is less
+ * Several at once, one after the other in memory: faster than one by one. put_many waits until all `count` have been
+ * put; get_many waits until there is one, and takes what is there, up to `count`. Both return how many, which is less
  * than `count` for a put that was ended by the limit, the cancellation or shutdown after some; or the error if
  * none. A get_many that is killed has taken all or none. Python has none.
  */
@@ -162,15 +160,16 @@ TD_API int td_queue_try_get_bytes(td_queue *queue, void *bytes, size_t room, siz
 /* --- blocks of the shared heap, handed over without a copy ------------------------------------------------------- */
 
 /*
- * In a queue with items of a pointer's size, shared or not: who gets the pointer owns the block, and frees it. TD_EINVAL
- * if the pointer is not into the shared heap, TD_ETYPE if the queue's items are of another size.
+ * In a queue with items of a pointer's size, shared or not: who gets the pointer owns the block, and frees it.
+ * TD_EINVAL if the pointer is not into the shared heap, TD_ETYPE if the queue's items are of another size.
  */
 TD_API int td_queue_put_shared(td_queue *queue, void *block);
 TD_API int td_queue_put_shared_with(td_queue *queue, void *block, td_time limit, td_cancel *cancel);
 TD_API int td_queue_get_shared(td_queue *queue, void **block);
 TD_API int td_queue_get_shared_with(td_queue *queue, void **block, td_time limit, td_cancel *cancel);
 
-/* --- the queue as a whole ------------------------------------------------------------------------------------------ */
+/* --- the queue as a whole ------------------------------------------------------------------------------------------
+ */
 
 /* As it is at this moment; others may change it at the next. 0 and false for NULL. None of them blocks, but that those
  * of LIFO and PRIORITY may wait for a moment. Python: qsize(), empty(), full(), maxsize. */
@@ -180,9 +179,9 @@ TD_API bool td_queue_full(td_queue *queue);
 TD_API size_t td_queue_capacity(const td_queue *queue);
 
 /*
- * From now on every put fails with TD_ECLOSED, also those that wait; a get takes what is left, and fails so when there is
- * nothing more. With `immediate`, what is in the queue is dropped, counts as done for td_queue_join, and gets fail at
- * once. May be called again, also to make it immediate. Does not wait. Python 3.13: shutdown(immediate).
+ * From now on every put fails with TD_ECLOSED, also those that wait; a get takes what is left, and fails so when there
+ * is nothing more. With `immediate`, what is in the queue is dropped, counts as done for td_queue_join, and gets fail
+ * at once. May be called again, also to make it immediate. Does not wait. Python 3.13: shutdown(immediate).
  */
 TD_API int td_queue_shutdown(td_queue *queue, bool immediate);
 TD_API bool td_queue_is_shutdown(const td_queue *queue);

@@ -17,7 +17,9 @@ static int check_key(const td_queue_options *o, size_t item_size)
 {
     const td_priority *key = &o->priority;
     if (o->kind != TD_QUEUE_PRIORITY)
-        return key->size == 0 ? 0 : td__fail(TD_EINVAL, "td_queue_new: a priority in a queue that is not TD_QUEUE_PRIORITY");
+        return key->size == 0
+                   ? 0
+                   : td__fail(TD_EINVAL, "td_queue_new: a priority in a queue that is not TD_QUEUE_PRIORITY");
     bool number = key->kind >= TD_KIND_SIGNED && key->kind <= TD_KIND_BOOL;
     bool sized = key->size == 1 || key->size == 2 || key->size == 4 || key->size == 8 ||
                  (key->kind == TD_KIND_FLOAT && key->size == sizeof(long double));
@@ -62,14 +64,16 @@ static void shape(td_queue *q, const td_queue_options *o)
     if (o->kind != TD_QUEUE_FIFO)
         q->stride = td__sorted_stride(q);
     else
-        q->stride = td__ring_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
+        q->stride = td__wheel_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
 }
 
 static uint64_t first_places(const td_queue *q)
 {
     if (q->capacity)
         return q->capacity;
-    return q->stride * FIRST_PLACES <= FIRST_BYTES ? FIRST_PLACES : q->stride <= FIRST_BYTES / 4 ? FIRST_BYTES / q->stride : 4;
+    return q->stride * FIRST_PLACES <= FIRST_BYTES ? FIRST_PLACES
+           : q->stride <= FIRST_BYTES / 4          ? FIRST_BYTES / q->stride
+                                                   : 4;
 }
 
 static td_queue *build(td__party *me, const td_queue_options *o, uintptr_t *name)
@@ -77,12 +81,13 @@ static td_queue *build(td__party *me, const td_queue_options *o, uintptr_t *name
     td_queue shaped = { .magic = 0 };
     shape(&shaped, o);
     uint64_t places = first_places(&shaped);
-    uint64_t bytes = o->kind == TD_QUEUE_FIFO ? td__ring_bytes(places, shaped.stride) : td__sorted_bytes(&shaped, places);
+    uint64_t bytes =
+        o->kind == TD_QUEUE_FIFO ? td__wheel_bytes(places, shaped.stride) : td__sorted_bytes(&shaped, places);
     td_queue *q = td__queue_take(me, o->shared, sizeof *q + bytes, name);
     if (!q)
         return NULL;
     *q = shaped;
-    td__ring_init(&q->first, places, q->stride, (char *)(q + 1));
+    td__wheel_init(&q->first, places, q->stride, (char *)(q + 1));
     if (o->kind == TD_QUEUE_FIFO) {
         q->part[0] = (uintptr_t)&q->first;
     } else {
@@ -178,8 +183,8 @@ static int wait_for_it(td_queue *q, td__party *me, td__op *op, int again, td_tim
     me = me ? me : td__party_self();
     if (!me)
         return td_last_error();
-    return td__queue_wait(q, me, put ? put_of(q) : get_of(q), op, again, put ? &q->space : &q->items, td__deadline(limit),
-                          cancel);
+    return td__queue_wait(q, me, put ? put_of(q) : get_of(q), op, again, put ? &q->space : &q->items,
+                          td__deadline(limit), cancel);
 }
 
 static inline int move(td_queue *q, td__op *op, enum how how, td_time limit, const td_cancel *cancel, const char *call)
@@ -214,7 +219,9 @@ static int check(const td_queue *q, const void *memory, bool any_size, const cha
     if (!is_queue(q))
         return no_queue(q, call);
     if (q->any_size != any_size)
-        return td__fail(TD_EUNSUPPORTED, any_size ? "%s: the queue was not made with .any_size" : "%s: the queue was made with .any_size", call);
+        return td__fail(
+            TD_EUNSUPPORTED,
+            any_size ? "%s: the queue was not made with .any_size" : "%s: the queue was made with .any_size", call);
     if (!memory)
         return td__fail(TD_EINVAL, "%s: NULL for the item", call);
     return 0;
@@ -350,8 +357,8 @@ int td_queue_try_put_bytes(td_queue *q, const void *bytes, size_t size)
     return put_bytes(q, bytes, size, TRY, TD_NO_LIMIT, NULL, "td_queue_try_put_bytes");
 }
 
-static int get_bytes(td_queue *q, void *bytes, size_t room, size_t *size, enum how how, td_time limit, td_cancel *cancel,
-                     const char *call)
+static int get_bytes(td_queue *q, void *bytes, size_t room, size_t *size, enum how how, td_time limit,
+                     td_cancel *cancel, const char *call)
 {
     char none;
     int r = check(q, room == 0 ? &none : bytes, true, call);
@@ -491,8 +498,8 @@ static uint64_t put_in_all(td_queue *q)
     return (q->kind == TD_QUEUE_FIFO ? td__fifo_claimed(q) : td__load_seq_cst(&q->serial)) - skipped;
 }
 
-/* In this order: `done` and `skipped` only grow, and never beyond what has been put, which is looked at last. So if they
- * are equal then, they were. */
+/* In this order: `done` and `skipped` only grow, and never beyond what has been put, which is looked at last. So if
+ * they are equal then, they were. */
 static bool all_done(td_queue *q)
 {
     uint64_t done = td__load_seq_cst(&q->done);

@@ -3,13 +3,13 @@
  * Waiting for items and for places: two event counts, and one for join. A word is a generation and, in bit 0, whether
  * somebody sleeps, or is about to.
  *
- * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of them
- * must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
+ * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of
+ * them must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
  * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, changers use
  * exchanges, and a sleeper looks again every millisecond.
  *
- * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake, will set it
- * again, and wakes the next after its success. All of these have an open step, so that after their death the repair
+ * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake, will set
+ * it again, and wakes the next after its success. All of these have an open step, so that after their death the repair
  * wakes everybody.
  */
 #include "queue/queue.h"
@@ -102,4 +102,25 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
         td__queue_changed(queue, word, 1);
     td__word_done(me);
     return r == again && given_up ? given_up : r;
+}
+
+static bool has_item(td_queue *queue)
+{
+    return td__load_acquire(&queue->gate) & TD__GATE_SHUT || more_to_do(queue, &queue->items);
+}
+
+bool td__queue_prepare(td_queue *queue, td__futex_item *item)
+{
+    bool seen = true;
+    if (has_item(queue))
+        return true;
+    item->word = &queue->items;
+    item->shared = queue->shared;
+    item->expected = announce(queue, &queue->items, &seen);
+    return has_item(queue);
+}
+
+void td__queue_forget(td_queue *queue)
+{
+    td__queue_changed(queue, &queue->items, 1);
 }

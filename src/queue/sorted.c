@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * LIFO and PRIORITY queues: under the queue's latch, each attempt one section. What it changes of what others rely on (the
- * count, the serial number, the order) is noted, and taken back if it dies; what it writes before that goes to slots that
- * nobody else looks at.
+ * LIFO and PRIORITY queues: under the queue's latch, each attempt one section. What it changes of what others rely on
+ * (the count, the serial number, the order) is noted, and taken back if it dies; what it writes before that goes to
+ * slots that nobody else looks at.
  *
  * Slots stand in parts: the first has as many as the queue was made with, each further one as many as all before it. A
- * part is an array of slot numbers, then the slots. LIFO uses the slots in their order. PRIORITY keeps slot numbers: the
- * first `count` are a binary heap, the smallest key first, the others are the free slots.
+ * part is an array of slot numbers, then the slots. LIFO uses the slots in their order. PRIORITY keeps slot numbers:
+ * the first `count` are a binary heap, the smallest key first, the others are the free slots.
  */
 #include "queue/queue.h"
 #include "queue/memory.h"
@@ -69,7 +69,7 @@ static int grow(td_queue *queue, td__party *me)
 {
     uint64_t slots = queue->slots;
     unsigned part = 64 - (unsigned)__builtin_clzll(slots / queue->first.capacity);
-    if (slots * 2 > TD__RING_MAX || part >= TD__QUEUE_PARTS)
+    if (slots * 2 > TD__WHEEL_MAX || part >= TD__QUEUE_PARTS)
         return td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %llu places, the most",
                         (unsigned long long)slots);
     /* A dead one may have come as far as this. */
