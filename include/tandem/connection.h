@@ -31,9 +31,9 @@
  * receive: TD_ECLOSED (the other side has gone, and all that it sent has been received), TD_ETORN, TD_ETYPE,
  * TD_ENOMEM, TD_EDESCRIPTOR, TD_ESYSTEM, TD_ETIMEOUT.
  *
- * A time limit bounds the waiting; td_ms(0) does not wait. After TD_ETIMEOUT, TD_ENOMEM, TD_ETYPE and TD_ETOOBIG nothing
- * has been sent, or the frame is still there for the next call. TD_ETORN: a frame whose sender ended while it sent it, or
- * that is no frame of this library; it is gone, and the next call goes on behind it.
+ * A time limit bounds the waiting; td_ms(0) does not wait. After TD_ETIMEOUT, TD_ENOMEM, TD_ETYPE and TD_ETOOBIG
+ * nothing has been sent, or the frame is still there for the next call. TD_ETORN: a frame whose sender ended while it
+ * sent it, or that is no frame of this library; it is gone, and the next call goes on behind it.
  *
  * After fork() by the program, parent and child both have the connection.
  */

@@ -64,7 +64,7 @@ static void shape(td_queue *q, const td_queue_options *o)
     if (o->kind != TD_QUEUE_FIFO)
         q->stride = td__sorted_stride(q);
     else
-        q->stride = td__ring_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
+        q->stride = td__wheel_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
 }
 
 static uint64_t first_places(const td_queue *q)
@@ -82,12 +82,12 @@ static td_queue *build(td__party *me, const td_queue_options *o, uintptr_t *name
     shape(&shaped, o);
     uint64_t places = first_places(&shaped);
     uint64_t bytes =
-        o->kind == TD_QUEUE_FIFO ? td__ring_bytes(places, shaped.stride) : td__sorted_bytes(&shaped, places);
+        o->kind == TD_QUEUE_FIFO ? td__wheel_bytes(places, shaped.stride) : td__sorted_bytes(&shaped, places);
     td_queue *q = td__queue_take(me, o->shared, sizeof *q + bytes, name);
     if (!q)
         return NULL;
     *q = shaped;
-    td__ring_init(&q->first, places, q->stride, (char *)(q + 1));
+    td__wheel_init(&q->first, places, q->stride, (char *)(q + 1));
     if (o->kind == TD_QUEUE_FIFO) {
         q->part[0] = (uintptr_t)&q->first;
     } else {

@@ -105,17 +105,18 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
     return r == again && given_up ? given_up : r;
 }
 
-static bool is_ready(td_queue *queue)
+static bool has_item(td_queue *queue)
 {
-    return td_queue_is_shutdown(queue) || more_to_do(queue, &queue->items);
+    return td__load_acquire(&queue->gate) & TD__GATE_SHUT || more_to_do(queue, &queue->items);
 }
 
 bool td__queue_prepare(td_queue *queue, td__futex_item *item)
 {
-    bool seen;
-    if (is_ready(queue))
+    bool seen = true;
+    if (has_item(queue))
         return true;
-    uint32_t value = announce(queue, &queue->items, TD__QUEUE_WATCHER, &seen);
-    *item = (td__futex_item){ &queue->items, value, queue->shared };
-    return is_ready(queue);
+    item->word = &queue->items;
+    item->shared = queue->shared;
+    item->expected = announce(queue, &queue->items, TD__QUEUE_WATCHER, &seen);
+    return has_item(queue);
 }
