@@ -169,6 +169,7 @@ static void gate_open(void)
 
 /* --- forks ----------------------------------------------------------------------------------------------------- */
 
+/* A spawner has one thread and nothing to lock; each page that it writes here would be made anew for each worker. */
 static void before_fork(void)
 {
     if (td__the.role != TD__ROLE_SPAWNER) {
@@ -176,16 +177,16 @@ static void before_fork(void)
         td__registry_lock();
         td__lock_acquire(&main_lock);
         td__connections_lock();
+        td__region_before_fork();
     }
-    td__region_before_fork();
     td__party_before_fork(); /* one thread at a time is here */
 }
 
 static void after_fork_in_parent(void)
 {
-    td__region_after_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return;
+    td__region_after_fork();
     td__connections_unlock();
     td__lock_release(&main_lock);
     td__registry_unlock();
@@ -194,7 +195,8 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     td__the.pid = td__getpid();
-    td__region_after_fork();
+    if (td__the.role != TD__ROLE_SPAWNER)
+        td__region_after_fork();
     td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
     td__queue_after_fork();
     if (td__the.role == TD__ROLE_SPAWNER)

@@ -154,7 +154,8 @@ typedef struct td__message {
 /* How many descriptors belong to it. */
 static inline size_t td__message_fds(const td__message *message)
 {
-    return (size_t)__builtin_popcount(message->streams & 15) + message->connections;
+    uint32_t s = message->streams;
+    return (s & 1) + (s >> 1 & 1) + (s >> 2 & 1) + (s >> 3 & 1) + message->connections;
 }
 
 static inline td__slot *td__slot_at(td__segment *segment, uint32_t index)

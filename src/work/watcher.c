@@ -24,12 +24,21 @@ struct item {
 #define STRAYS_MAX 256 /* new ones at a time */
 
 static td__lock lock;
-static struct item items[TD__POLL_MAX - 2]; /* under lock */
-static size_t item_count;                   /* under lock */
-static bool stopping;                       /* under lock */
-static bool running;                        /* under lock */
-static int wake_fd = -1;                    /* under lock; open while it runs */
+static size_t item_count; /* under lock */
+static bool stopping;     /* under lock */
+static bool running;      /* under lock */
+static int wake_fd = -1;  /* under lock; open while it runs */
 static pthread_t thread;
+
+/* Made for the thread and unmapped after it: static, they would lie between what each worker process writes. */
+static struct tables {
+    struct item items[TD__POLL_MAX - 2]; /* under lock */
+    /* the thread's own */
+    struct item watched[TD__POLL_MAX];
+    int fds[TD__POLL_MAX];
+    bool ready[TD__POLL_MAX];
+    pid_t strays[STRAYS_MAX];
+} * tables;
 
 static int item_fd(const struct item *item)
 {
@@ -59,7 +68,7 @@ static void item_ended(struct item item)
 static bool is_watched(pid_t stray)
 {
     for (size_t i = 0; i < item_count; i++)
-        if (items[i].stray == stray)
+        if (tables->items[i].stray == stray)
             return true;
     return false;
 }
@@ -67,16 +76,16 @@ static bool is_watched(pid_t stray)
 /* Whoever has announced himself. One that has ended and been reaped meanwhile is seen to at once. */
 static void take_up_strays(void)
 {
-    static pid_t strays[STRAYS_MAX];
+    pid_t *strays = tables->strays;
     td__event_fd_clear(td__arrivals);
     size_t count = td__parties_strays(strays, STRAYS_MAX);
     td__lock_acquire(&lock);
     for (size_t i = 0; i < count; i++) {
-        if (is_watched(strays[i]) || item_count == TD__COUNT(items))
+        if (is_watched(strays[i]) || item_count == TD__COUNT(tables->items))
             continue;
         int fd = td__pid_fd(strays[i]);
         if (fd >= 0)
-            items[item_count++] = (struct item){ .stray = strays[i], .stray_fd = fd };
+            tables->items[item_count++] = (struct item){ .stray = strays[i], .stray_fd = fd };
         else if (errno == ESRCH)
             td__parties_died(strays[i]);
     }
@@ -87,9 +96,9 @@ static void take_up_strays(void)
 static void drop_strays(void)
 {
     for (size_t i = item_count; i-- > 0;)
-        if (items[i].stray) {
-            td__close(items[i].stray_fd);
-            items[i] = items[--item_count];
+        if (tables->items[i].stray) {
+            td__close(tables->items[i].stray_fd);
+            tables->items[i] = tables->items[--item_count];
         }
 }
 
@@ -97,12 +106,12 @@ static void end_spawners(bool kill)
 {
     td__message message = { .what = TD__QUIT };
     for (size_t i = 0; i < item_count; i++) {
-        if (!items[i].spawner)
+        if (!tables->items[i].spawner)
             continue;
         if (kill)
-            td__pid_fd_kill(items[i].spawner->pid_fd, SIGKILL);
+            td__pid_fd_kill(tables->items[i].spawner->pid_fd, SIGKILL);
         else
-            td__send(items[i].spawner->control, &message, sizeof message, NULL, 0);
+            td__send(tables->items[i].spawner->control, &message, sizeof message, NULL, 0);
     }
 }
 
@@ -111,8 +120,9 @@ static bool take_out(const struct item *item)
     bool found = false;
     td__lock_acquire(&lock);
     for (size_t at = 0; at < item_count && !found; at++)
-        if (items[at].spawner == item->spawner && items[at].record == item->record && items[at].stray == item->stray) {
-            items[at] = items[--item_count];
+        if (tables->items[at].spawner == item->spawner && tables->items[at].record == item->record &&
+            tables->items[at].stray == item->stray) {
+            tables->items[at] = tables->items[--item_count];
             found = true;
         }
     td__lock_release(&lock);
@@ -128,10 +138,9 @@ static bool is_program(void)
 
 static void *run(void *unused)
 {
-    /* One thread a process; too large for its stack. */
-    static struct item watched[TD__POLL_MAX];
-    static int fds[TD__POLL_MAX];
-    static bool ready[TD__POLL_MAX];
+    struct item *watched = tables->watched;
+    int *fds = tables->fds;
+    bool *ready = tables->ready;
     bool repairing = false; /* after a death; a latch that it needs may be taken for a moment */
     (void)unused;
     td__thread_name("tandem-watcher");
@@ -140,7 +149,7 @@ static void *run(void *unused)
         size_t count = item_count;
         bool last = stopping;
         int wake = wake_fd;
-        memcpy(watched, items, count * sizeof *watched);
+        memcpy(watched, tables->items, count * sizeof *watched);
         td__lock_release(&lock);
         if (last && count == 0)
             return NULL;
@@ -179,6 +188,8 @@ static int start_thread(void)
 {
     if (running)
         return 0;
+    if (!tables && !(tables = td__map_private(sizeof *tables)))
+        return -1;
     wake_fd = td__event_fd(0);
     if (wake_fd < 0)
         return -1;
@@ -203,12 +214,12 @@ static int watch(struct item item)
     td__lock_acquire(&lock);
     int r = start_thread();
     int error = errno;
-    if (r == 0 && item_count == TD__COUNT(items)) {
+    if (r == 0 && item_count == TD__COUNT(tables->items)) {
         r = -1;
         error = ENOSPC;
     }
     if (r == 0) {
-        items[item_count++] = item;
+        tables->items[item_count++] = item;
         td__event_fd_signal(wake_fd);
     }
     td__lock_release(&lock);
@@ -257,6 +268,10 @@ void td__watcher_stop(void)
     td__thread_join(thread);
     td__lock_acquire(&lock);
     running = false;
+    if (item_count == 0) {
+        td__unmap(tables, sizeof *tables);
+        tables = NULL;
+    }
     td__close(wake_fd);
     wake_fd = -1;
     td__lock_release(&lock);
@@ -266,18 +281,20 @@ void td__watcher_forget(void)
 {
     lock = (td__lock){ 0 };
     for (size_t i = 0; i < item_count; i++) {
-        if (items[i].stray)
-            td__close(items[i].stray_fd);
-        if (items[i].record)
-            td__fork_record_forget(items[i].record);
-        if (!items[i].spawner)
+        if (tables->items[i].stray)
+            td__close(tables->items[i].stray_fd);
+        if (tables->items[i].record)
+            td__fork_record_forget(tables->items[i].record);
+        if (!tables->items[i].spawner)
             continue;
         /* The parent's: nobody is told or reaped, only this process's copies go. */
-        items[i].spawner->holder = 0;
-        items[i].spawner->references = 1;
-        td__spawner_unref(items[i].spawner);
+        tables->items[i].spawner->holder = 0;
+        tables->items[i].spawner->references = 1;
+        td__spawner_unref(tables->items[i].spawner);
     }
     item_count = 0;
+    td__unmap(tables, sizeof *tables);
+    tables = NULL;
     running = stopping = false;
     td__close(wake_fd);
     wake_fd = -1;
