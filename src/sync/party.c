@@ -59,10 +59,27 @@ void td__held_remove(td__party *me, int at)
 {
     if (at < 0)
         td__bug("a lock says that this thread holds it, which does not: its memory has been written over");
-    /* Named twice for a moment, never not at all. */
+    /* The last one takes its place. A death between the two stores finds it named twice, and that this is so: of others
+     * than latches, each that is named counts. */
+    me->moved_to = (uint32_t)at;
+    td__program_order();
+    me->moved_count = me->held_count;
+    td__program_order();
     me->held[at] = me->held[me->held_count - 1];
     td__program_order();
     me->held_count--;
+    td__program_order();
+    me->moved_count = 0;
+}
+
+/* By the repair. Before the move the place has that of a latch that has been let go: no harm if it is the same. */
+static void finish_move(td__party *dead)
+{
+    uint32_t count = dead->held_count;
+    if (dead->moved_count == count && count > 0 && dead->moved_to < count - 1 &&
+        dead->held[dead->moved_to] == dead->held[count - 1])
+        dead->held_count--;
+    dead->moved_count = 0;
 }
 
 /* --- coming and going -------------------------------------------------------------------------------------- */
@@ -70,7 +87,7 @@ void td__held_remove(td__party *me, int at)
 /* Before the entry becomes free: a record is clean when it is taken, and stays so if its taker dies at once. */
 static void clean(td__party *party)
 {
-    party->held_count = party->section_count = party->undo_count = 0;
+    party->held_count = party->moved_count = party->section_count = party->undo_count = 0;
     td__store_relaxed(&party->word_waited, NULL);
     party->word_woken = NULL;
     for (int level = 0; level < TD__STEP_LEVELS; level++)
@@ -345,6 +362,7 @@ static bool repair(td__party *me, td__party *dead, uint32_t index)
     }
     if (dead->held_count > TD__HELD_MAX)
         dead->held_count = TD__HELD_MAX;
+    finish_move(dead);
     while (dead->held_count > 0)
         if (!abandon_top(me, dead))
             return false;

@@ -48,6 +48,8 @@ typedef struct td__party {
 
     /* own: what it holds. A latch is named, and counted, before it is acquired and until after it is released. */
     uint32_t held_count;
+    /* own: while the last of so many is moved to this place, by td__held_remove; 0: none is */
+    uint32_t moved_count, moved_to;
     /* own: the sections it is in, is about to enter or is leaving */
     uint32_t section_count;
     struct td__latch *section[TD__SECTION_DEPTH];

@@ -37,6 +37,7 @@ typedef struct ground {
     bool pinned;
     _Alignas(64) td_lock second;
     td_cancel cancel;
+    td_owned_semaphore units;
     _Alignas(64) long counter; /* guarded by the lock, and plain: what is lost shows */
     long owner;
 } ground;
@@ -679,6 +680,36 @@ static int holds_two(td_call *call)
 TEST_METHODS(killed_with_several)
 {
     at_every_step(make(LOCK, true), alone, how, holds_two, true);
+}
+
+static int holds_lock_and_unit(td_call *call)
+{
+    ground *g = of(call);
+    begin_steps();
+    acquire(g);
+    td_lock_acquire(&g->second);
+    td_owned_semaphore_acquire(&g->units);
+    release(g); /* the unit takes its place in the record */
+    td_owned_semaphore_release(&g->units);
+    td_lock_release(&g->second);
+    end_steps();
+    return 0;
+}
+
+#define UNITS 3
+
+static void alone_with_units(const mode *how, ground *g, td_target *target)
+{
+    alone(how, g, target);
+    WAIT_UNTIL(td_owned_semaphore_value(&g->units) == UNITS, 10);
+}
+
+/* Catches: a unit that is given back twice, as a death found it in two places. */
+TEST_METHODS(killed_with_a_unit)
+{
+    ground *g = make(LOCK, true);
+    td_owned_semaphore_init(&g->units, UNITS);
+    at_every_step(g, alone_with_units, how, holds_lock_and_unit, true);
 }
 
 /* A waiter that must not be lost. Its result goes on the page. */
