@@ -63,6 +63,29 @@ static inline void td__section_leave(td__party *me, td__latch *latch)
     me->section_count = depth;
 }
 
+/* As an atomic word, which it may be: one that is read without the latch may be the repair's to clear by now. */
+static inline uint64_t td__section_read(const volatile void *at, size_t size)
+{
+    uint64_t old = 0;
+    switch (size) {
+    case 8:
+        return td__load_relaxed((const volatile _Atomic uint64_t *)at);
+    case 4: {
+        uint32_t word = td__load_relaxed((const volatile _Atomic uint32_t *)at);
+        __builtin_memcpy(&old, &word, sizeof word); /* in the first bytes, where undoing takes it from */
+        return old;
+    }
+    case 2: {
+        uint16_t half = td__load_relaxed((const volatile _Atomic uint16_t *)at);
+        __builtin_memcpy(&old, &half, sizeof half);
+        return old;
+    }
+    default:
+        __builtin_memcpy(&old, (const void *)at, size);
+        return old;
+    }
+}
+
 /* Notes what is there. Private memory needs no notes: it dies with its party. */
 static inline void td__section_note(td__party *me, volatile void *at, size_t size)
 {
@@ -73,8 +96,7 @@ static inline void td__section_note(td__party *me, volatile void *at, size_t siz
     td__undo *undo = &me->undo[me->undo_count];
     undo->at = (void *)at;
     undo->size = (uint32_t)size;
-    undo->old = 0;
-    __builtin_memcpy(&undo->old, (const void *)at, size);
+    undo->old = td__section_read(at, size);
     td__program_order(); /* noted before it is changed */
     me->undo_count++;
     td__program_order();

@@ -498,8 +498,10 @@ TEST_KILLED(waiter_and_setter_killed)
         pid_t spawner = how->method == TD_FORKSERVER ? parent_of(td_pid(waiter)) : 0;
         td_worker *setter = begin(how, sets_and_dies, e, 0, 0, n);
         kill(td_pid(waiter), SIGKILL);
-        if (spawner && n % 2)
+        if (spawner && n % 2) {
             kill(spawner, SIGKILL);
+            WAIT_UNTIL(!process_alive(spawner), 20); /* or the next one might be started by it */
+        }
         REQUIRE_OK(td_join(setter));
         REQUIRE_OK(td_join(waiter));
         WAIT_UNTIL(repaired(), 20);

@@ -747,8 +747,10 @@ TEST_KILLED(all_killed_together)
             td_owned_semaphore_release(&o->of.owned);
         kill(td_pid(waiter), SIGKILL);
         kill(td_pid(other), SIGKILL);
-        if (spawner && n % 4 > 1)
+        if (spawner && n % 4 > 1) {
             kill(spawner, SIGKILL);
+            WAIT_UNTIL(!process_alive(spawner), 20); /* or the next one might be started by it */
+        }
         REQUIRE_OK(td_join(waiter));
         REQUIRE_OK(td_join(other));
         WAIT_UNTIL(repaired(), 20);
