@@ -178,7 +178,7 @@ int td_shared_stats(td_shared_counts *counts)
 
 /* --- blocks that are freed while somebody waits ------------------------------------------------------------ */
 
-#ifdef TD_DEBUG
+#if TD__HEAP_CHECKS_USE
 static bool is_in(const void *block, size_t size, uintptr_t at)
 {
     return at - (uintptr_t)block < size;

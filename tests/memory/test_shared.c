@@ -343,7 +343,7 @@ TEST(forked_child)
     td_shared_free(value);
 }
 
-#ifdef TD_DEBUG
+#if defined(TD_DEBUG) && !WITH_TSAN
 static int holds(td_call *call)
 {
     td_lock *lock = td_arg_shared(call);
