@@ -219,10 +219,14 @@ static size_t get_some(td_queue *queue, td__party *me, char *out, size_t most)
     return most;
 }
 
+/* Who finds nothing to do need not keep the others out; here and below. */
 int td__sorted_put(td_queue *queue, td__party *me, td__op *op)
 {
     int r = 0;
     size_t start = op->done;
+    uint32_t gate = td__load_seq_cst(&queue->gate);
+    if (queue->capacity && td__load_seq_cst(&queue->count) >= queue->capacity && !(gate & TD__GATE_SHUT))
+        return TD_EFULL;
     while (r == 0 && op->done < op->count) {
         td__section_enter(me, &queue->latch);
         r = put_one(queue, me, op->in + op->done * queue->item_size);
@@ -237,7 +241,6 @@ int td__sorted_put(td_queue *queue, td__party *me, td__op *op)
 
 int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
 {
-    /* Who finds nothing need not keep the others out. */
     uint32_t gate = td__load_seq_cst(&queue->gate);
     if (td__load_seq_cst(&queue->count) == 0)
         return gate & TD__GATE_SHUT ? TD_ECLOSED : TD_EEMPTY;

@@ -50,10 +50,19 @@ static inline bool item_whole(const item *i)
     return i->sum == item_sum(i);
 }
 
-/* All that a dead process was in the middle of has been put right. */
+/* All that a dead process was in the middle of has been put right. (While its record waits for that, the entry has a
+ * mark beside the pid.) */
+static inline bool is_repaired(pid_t pid)
+{
+    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
+        if ((td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid)
+            return false;
+    return true;
+}
+
 static inline void repaired(pid_t pid)
 {
-    WAIT_UNTIL(!td__parties_of(pid), 20);
+    WAIT_UNTIL(is_repaired(pid), 20);
 }
 
 /* A queue for workers of this mode; private ones for threads only. */

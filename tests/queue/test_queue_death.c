@@ -1,0 +1,634 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Queues whose users are killed: at every step of each operation, at random, together with their watcher. What had been put
+ * is delivered once; what a dead one was taking out is delivered again, or was in its hands; nobody is blocked.
+ */
+#include "ledger.h"
+#include "queue/queue.h"
+
+#include <signal.h>
+
+enum { BEFORE = 1, VICTIM = 2, RIVAL = 3, AFTER = 4 }; /* who puts an item */
+#define PRODUCERS 5
+#define NUMBERS   80
+#define BIG       3000 /* of items of any size: not in the cell */
+
+/* What the victim and the test share. */
+typedef struct stage {
+    td_queue *queue;
+    uint32_t scene;
+    long step;
+    bool kill_watcher;
+    _Atomic uint32_t returned;
+    item hand[3];
+    char bytes[BIG];
+} stage;
+
+typedef struct stage_at {
+    stage *at;
+} stage_at;
+
+typedef struct scene {
+    td_queue_options options;
+    int before; /* items in the queue when the victim comes */
+    int (*act)(stage *);
+    int puts, gets; /* of the victim */
+    bool all_or_none;
+} scene;
+
+/* --- what victims do ----------------------------------------------------------------------------------------- */
+
+static int put_item(td_queue *q, item i)
+{
+    char bytes[BIG];
+    if (!q->any_size)
+        return td_queue_put(q, &i);
+    memset(bytes, (int)i.number + 1, BIG);
+    memcpy(bytes, &i, sizeof i);
+    return td_queue_put_bytes(q, bytes, BIG);
+}
+
+static bool is_whole(const char *bytes)
+{
+    item i;
+    memcpy(&i, bytes, sizeof i);
+    for (size_t at = sizeof i; at < BIG; at++)
+        if (bytes[at] != (char)(i.number + 1))
+            return false;
+    return item_whole(&i);
+}
+
+static int act_put(stage *s)
+{
+    return put_item(s->queue, item_make(VICTIM, 0));
+}
+
+static int act_get(stage *s)
+{
+    return td_queue_get(s->queue, s->hand);
+}
+
+static int act_put_many(stage *s)
+{
+    item some[3] = { item_make(VICTIM, 0), item_make(VICTIM, 1), item_make(VICTIM, 2) };
+    return td_queue_put_many(s->queue, some, 3) == 3 ? 0 : -1;
+}
+
+static int act_get_many(stage *s)
+{
+    return td_queue_get_many(s->queue, s->hand, 3) == 3 ? 0 : -1;
+}
+
+static int act_get_bytes(stage *s)
+{
+    size_t size;
+    return td_queue_get_bytes(s->queue, s->bytes, BIG, &size);
+}
+
+static int act_task_done(stage *s)
+{
+    return td_queue_task_done(s->queue);
+}
+
+static int act_shutdown(stage *s)
+{
+    return td_queue_shutdown(s->queue, true);
+}
+
+#define ITEMS  .struct_size = sizeof(td_queue_options), .shared = true, .item_size = sizeof(item)
+#define BYTES  .struct_size = sizeof(td_queue_options), .shared = true, .item_size = BIG, .any_size = true
+#define SORTED .kind = TD_QUEUE_PRIORITY, .priority = { offsetof(item, number), sizeof(uint32_t), TD_KIND_UNSIGNED }
+#define LIFO   .kind = TD_QUEUE_LIFO
+enum {
+    PUT,
+    GET,
+    PUT_JOINABLE,
+    GET_JOINABLE,
+    PUT_MANY,
+    GET_MANY,
+    PUT_BYTES,
+    GET_BYTES,
+    PUT_GROWING,
+    PUT_LIFO,
+    GET_LIFO,
+    GET_MANY_LIFO,
+    PUT_SORTED,
+    GET_SORTED,
+    TASK_DONE,
+    SHUTDOWN,
+    PUT_FULL,
+    GET_NONE,
+    PUT_FULL_LIFO,
+    GET_NONE_SORTED
+};
+static const scene scenes[] = {
+    [PUT] = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 },
+    [GET] = { { ITEMS, .capacity = 5 }, 3, act_get, .gets = 1 },
+    [PUT_JOINABLE] = { { ITEMS, .capacity = 5, .joinable = true }, 1, act_put, .puts = 1 },
+    [GET_JOINABLE] = { { ITEMS, .capacity = 5, .joinable = true }, 3, act_get, .gets = 1 },
+    [PUT_MANY] = { { ITEMS, .capacity = 5 }, 1, act_put_many, .puts = 3 },
+    [GET_MANY] = { { ITEMS, .capacity = 5 }, 4, act_get_many, .gets = 3, .all_or_none = true },
+    [PUT_BYTES] = { { BYTES, .capacity = 5 }, 1, act_put, .puts = 1 },
+    [GET_BYTES] = { { BYTES, .capacity = 5 }, 3, act_get_bytes, .gets = 1 },
+    [PUT_GROWING] = { { ITEMS, .joinable = true }, 64, act_put, .puts = 1 },
+    [PUT_LIFO] = { { ITEMS, LIFO, .joinable = true }, 64, act_put, .puts = 1 },
+    [GET_LIFO] = { { ITEMS, LIFO, .capacity = 5 }, 3, act_get, .gets = 1 },
+    [GET_MANY_LIFO] = { { ITEMS, LIFO, .capacity = 5 }, 4, act_get_many, .gets = 3, .all_or_none = true },
+    [PUT_SORTED] = { { ITEMS, SORTED, .joinable = true }, 64, act_put, .puts = 1 },
+    [GET_SORTED] = { { ITEMS, SORTED }, 40, act_get, .gets = 1 },
+    [TASK_DONE] = { { ITEMS, .joinable = true, .capacity = 3 }, 1, act_task_done, .puts = 0 },
+    [SHUTDOWN] = { { ITEMS, .joinable = true, .capacity = 5 }, 3, act_shutdown, .gets = 3 },
+    [PUT_FULL] = { { ITEMS, .capacity = 2 }, 2, act_put, .puts = 1 },
+    [GET_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get, .gets = 1 },
+    [PUT_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put, .puts = 1 },
+    [GET_NONE_SORTED] = { { ITEMS, SORTED }, 0, act_get, .gets = 1 },
+};
+
+static int victim(td_call *call)
+{
+    stage *s = td_arg(call, stage_at).at;
+    if (s->kill_watcher)
+        kill(getppid(), SIGKILL);
+    td__kill_at_step(s->step);
+    int r = scenes[s->scene].act(s);
+    td__kill_at_step(0);
+    td__store_relaxed(&s->returned, 1);
+    return r;
+}
+
+/* --- the test's side ----------------------------------------------------------------------------------------- */
+
+/* What came out of the queue: how often, and in which place. */
+typedef struct account {
+    int times[PRODUCERS][NUMBERS], place[PRODUCERS][NUMBERS], places;
+} account;
+
+static void note(account *a, const item *i)
+{
+    if (CHECK(item_whole(i)) && CHECK(i->producer < PRODUCERS && i->number < NUMBERS)) {
+        a->times[i->producer][i->number]++;
+        a->place[i->producer][i->number] = ++a->places;
+    }
+}
+
+static int take(td_queue *q, account *a, td_time limit)
+{
+    char bytes[BIG] = { 0 };
+    size_t size;
+    bool wait = limit.ns != 0;
+    int r;
+    if (q->any_size)
+        r = wait ? td_queue_get_bytes_with(q, bytes, BIG, &size, limit, NULL) : td_queue_try_get_bytes(q, bytes, BIG, &size);
+    else
+        r = wait ? td_queue_get_for(q, bytes, limit) : td_queue_try_get(q, bytes);
+    if (r == 0) {
+        item i;
+        memcpy(&i, bytes, sizeof i);
+        CHECK(!q->any_size || is_whole(bytes));
+        note(a, &i);
+    }
+    return r;
+}
+
+static void drain(td_queue *q, account *a)
+{
+    int r;
+    while ((r = take(q, a, TD_NO_LIMIT)) == 0)
+        ;
+    CHECK(r == TD_EEMPTY || r == TD_ECLOSED);
+}
+
+/* It holds what it is said to hold, and no place in it is lost. */
+static void still_works(td_queue *q)
+{
+    account a = { 0 };
+    int limit = q->capacity ? (int)q->capacity : NUMBERS;
+    CHECK_INT(td_queue_qsize(q), 0);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < limit; i++)
+            CHECK_OK(put_item(q, item_make(AFTER, (uint32_t)i)));
+        CHECK_INT(td_queue_qsize(q), limit);
+        drain(q, &a);
+        for (int i = 0; i < limit; i++)
+            CHECK_INT(a.times[AFTER][i], round + 1);
+        for (int i = 0; q->joinable && i < limit; i++)
+            CHECK_OK(td_queue_task_done(q));
+    }
+}
+
+/* All that were put have been taken out, by whomever. */
+static void joins(td_queue *q, int undone)
+{
+    if (!q->joinable)
+        return;
+    for (int i = 0; i < undone; i++)
+        CHECK_OK(td_queue_task_done(q));
+    CHECK_OK(td_queue_join_for(q, td_s(10 * SLOW)));
+    CHECK_ERROR(td_queue_task_done(q), TD_ESTATE);
+}
+
+static stage *set_stage(uint32_t number, long step)
+{
+    stage *s = shared_memory(sizeof *s);
+    s->scene = number;
+    s->step = step;
+    s->queue = td_queue_create(&scenes[number].options);
+    REQUIRE(s->queue != NULL);
+    for (int i = 0; i < scenes[number].before; i++)
+        REQUIRE_OK(put_item(s->queue, item_make(BEFORE, (uint32_t)i)));
+    return s;
+}
+
+static td_worker *start_victim(const mode *how, stage *s)
+{
+    stage_at at = { s };
+    td_worker *w = WORKER(NEW(.target = victim, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(w));
+    return w;
+}
+
+/* true: it was killed, and has been repaired. */
+static bool end_victim(td_worker *w, stage *s)
+{
+    pid_t pid = td_pid(w);
+    CHECK_OK(td_join_for(w, td_s(20 * SLOW)));
+    bool died = td_outcome(w) == TD_CRASHED;
+    if (died) {
+        CHECK_INT(td_exitcode(w), -SIGKILL);
+        repaired(pid);
+    } else {
+        CHECK_INT(td_outcome(w), TD_RETURNED);
+        CHECK_INT(td__load_relaxed(&s->returned), 1);
+    }
+    td_free(w);
+    return died;
+}
+
+/* Of what the victim was to put and to get, how much has taken effect. */
+static int effect_of(const stage *s, const account *a, bool died)
+{
+    const scene *now = &scenes[s->scene];
+    int put = 0, got = 0;
+    for (int i = 0; i < NUMBERS; i++) {
+        CHECK(a->times[VICTIM][i] <= 1 && a->times[BEFORE][i] <= 1);
+        if (a->times[VICTIM][i])
+            CHECK_INT(i, put++); /* in its order, without gaps */
+    }
+    for (int i = 0; i < now->before; i++)
+        if (!a->times[BEFORE][i])
+            got++;
+    /* What is missing is in the victim's hands, whole. */
+    for (int i = 0; i < got && now->act != act_shutdown; i++) {
+        const item *hand = now->act == act_get_bytes ? (const item *)(const void *)s->bytes : &s->hand[i];
+        CHECK(now->act == act_get_bytes ? is_whole(s->bytes) : item_whole(hand));
+        CHECK(hand->producer == BEFORE && hand->number < NUMBERS && a->times[BEFORE][hand->number] == 0);
+    }
+    CHECK(put <= now->puts && got <= now->gets);
+    CHECK(!now->all_or_none || got == 0 || got == now->gets);
+    if (!died)
+        CHECK(put == now->puts && got == now->gets);
+    return put + got;
+}
+
+/* In a FIFO queue, also what came back comes before younger ones. */
+static void in_order(const account *a)
+{
+    int last = 0;
+    for (int i = 0; i < NUMBERS; i++)
+        if (a->place[BEFORE][i]) {
+            CHECK(a->place[BEFORE][i] > last);
+            last = a->place[BEFORE][i];
+        }
+    CHECK(a->place[VICTIM][0] == 0 || a->place[VICTIM][0] > last);
+}
+
+/* Returns whether the victim was killed. */
+static bool kill_at(const mode *how, uint32_t number, long step, bool watcher, int *effect)
+{
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    stage *s = set_stage(number, step);
+    s->kill_watcher = watcher;
+    bool died = end_victim(start_victim(how, s), s);
+    drain(s->queue, &a);
+    if (s->queue->kind == TD_QUEUE_FIFO)
+        in_order(&a);
+    int now = effect_of(s, &a, died);
+    if (*effect > now && !watcher)
+        CHECK_INT(now, *effect); /* what had happened at an earlier step has happened at a later one */
+    *effect = now;
+    if (number == SHUTDOWN) {
+        joins(s->queue, a.places);
+    } else {
+        joins(s->queue, a.places + (scenes[number].gets ? now : 0));
+        still_works(s->queue);
+    }
+    td_queue_free(s->queue);
+    return died;
+}
+
+static void kill_at_all_steps(const mode *how, uint32_t number)
+{
+    int effect = 0;
+    long step = 1;
+    while (kill_at(how, number, step, false, &effect) && !harness_failed())
+        step++;
+    CHECK(step > 3); /* it has been killed somewhere */
+    harness_note("%ld steps", step - 1);
+}
+
+#define AT_EVERY_STEP(name, number)                   \
+    TEST_METHODS_LIMIT(killed_in_##name, 120)         \
+    {                                                 \
+        kill_at_all_steps(how, number);               \
+    }
+
+AT_EVERY_STEP(put, PUT)
+AT_EVERY_STEP(get, GET)
+AT_EVERY_STEP(put_joinable, PUT_JOINABLE)
+AT_EVERY_STEP(get_joinable, GET_JOINABLE)
+AT_EVERY_STEP(put_many, PUT_MANY)
+AT_EVERY_STEP(get_many, GET_MANY)
+AT_EVERY_STEP(put_bytes, PUT_BYTES)
+AT_EVERY_STEP(get_bytes, GET_BYTES)
+AT_EVERY_STEP(put_growing, PUT_GROWING)
+AT_EVERY_STEP(put_lifo, PUT_LIFO)
+AT_EVERY_STEP(get_lifo, GET_LIFO)
+AT_EVERY_STEP(get_many_lifo, GET_MANY_LIFO)
+AT_EVERY_STEP(put_sorted, PUT_SORTED)
+AT_EVERY_STEP(get_sorted, GET_SORTED)
+AT_EVERY_STEP(shutdown, SHUTDOWN)
+
+/* task_done has been counted, or not. */
+TEST_METHODS_LIMIT(killed_in_task_done, 120)
+{
+    bool died = true, counted = false;
+    for (long step = 1; died && !harness_failed(); step++) {
+        account a = { { { 0 } }, { { 0 } }, 0 };
+        stage *s = set_stage(TASK_DONE, step);
+        drain(s->queue, &a);
+        died = end_victim(start_victim(how, s), s);
+        int r = td_queue_task_done(s->queue);
+        CHECK(r == 0 || r == TD_ESTATE);
+        CHECK(!counted || r == TD_ESTATE);
+        CHECK(died || r == TD_ESTATE);
+        counted = r == TD_ESTATE;
+        CHECK_OK(td_queue_join_for(s->queue, td_s(10 * SLOW)));
+        td_queue_free(s->queue);
+    }
+}
+
+/* --- in its sleep, beside another sleeper -------------------------------------------------------------------- */
+
+typedef struct rival {
+    td_queue *queue;
+    bool put;
+    account account;
+    int result;
+} rival;
+typedef struct rival_at {
+    rival *at;
+} rival_at;
+
+static int compete(td_call *call)
+{
+    rival *r = td_arg(call, rival_at).at;
+    item i = item_make(RIVAL, 0);
+    r->result = r->put ? td_queue_put_for(r->queue, &i, td_s(20 * SLOW)) : take(r->queue, &r->account, td_s(20 * SLOW));
+    return 0;
+}
+
+static bool sleeps(pid_t pid)
+{
+    char state[32];
+    return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
+}
+
+/*
+ * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other one
+ * must get it; if it had, the next.
+ */
+static bool kill_asleep_at(const mode *how, uint32_t number, long step)
+{
+    stage *s = set_stage(number, step);
+    td_queue *q = s->queue;
+    rival r = { .queue = q, .put = scenes[number].puts > 0 };
+    rival_at at = { &r };
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(other));
+    WAIT_UNTIL(td__load_relaxed(r.put ? &q->space : &q->items) & 1, 20);
+    td_worker *w = start_victim(how, s);
+    pid_t pid = td_pid(w);
+    WAIT_UNTIL(sleeps(pid), 20);
+    if (r.put)
+        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
+    else
+        CHECK_OK(put_item(q, item_make(BEFORE, 0)));
+    pause_ms(step % 3 ? 0 : 2);
+    /* Enough for both. */
+    if (r.put)
+        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
+    else
+        CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    bool died = end_victim(w, s);
+    CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+    CHECK_OK(r.result);
+    td_free(other);
+    drain(q, &a);
+    for (int i = 0; i < 2 && r.put; i++)
+        CHECK_INT(a.times[BEFORE][i], 1);
+    if (r.put) {
+        CHECK_INT(a.times[RIVAL][0], 1);
+        CHECK(a.times[VICTIM][0] <= 1 && (died || a.times[VICTIM][0] == 1));
+    }
+    for (int i = 0; i < 2 && !r.put; i++) {
+        bool in_hand = s->hand[0].producer == BEFORE && item_whole(&s->hand[0]) && s->hand[0].number == (uint32_t)i;
+        int times = a.times[BEFORE][i] + r.account.times[BEFORE][i];
+        CHECK(times == 1 || (times == 0 && in_hand));
+    }
+    still_works(q);
+    td_queue_free(q);
+    return died;
+}
+
+static void kill_asleep(const mode *how, uint32_t number)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++)
+        survived = kill_asleep_at(how, number, step) ? 0 : survived + 1; /* how long it tries before it sleeps varies */
+    CHECK(step > 10);
+    harness_note("%ld steps", step);
+}
+
+#define ASLEEP(name, number)                             \
+    TEST_METHODS_LIMIT(killed_while_##name, 150)         \
+    {                                                    \
+        kill_asleep(how, number);                        \
+    }
+
+ASLEEP(full, PUT_FULL)
+ASLEEP(empty, GET_NONE)
+ASLEEP(full_lifo, PUT_FULL_LIFO)
+ASLEEP(empty_sorted, GET_NONE_SORTED)
+
+/* --- with the watcher ---------------------------------------------------------------------------------------- */
+
+/* The spawner, which would repair, is killed a moment before the victim: the main process does it. */
+TEST_LIMIT(killed_with_the_watcher, 150)
+{
+    static const uint32_t some[] = { PUT, GET, GET_MANY, PUT_GROWING, PUT_LIFO, GET_SORTED };
+    for (size_t i = 0; i < TD__COUNT(some); i++)
+        for (long step = 1; step < 60 && !harness_failed(); step += 3) {
+            int effect = 0;
+            kill_at(&mode_forkserver, some[i], step, true, &effect);
+        }
+}
+
+/* --- at random ----------------------------------------------------------------------------------------------- */
+
+/*
+ * Producers and consumers are killed at random and replaced. A producer says in shared memory which item it is putting and
+ * which it has put; a consumer takes items out into shared memory, and says which it has counted.
+ */
+#define WORKERS 4
+#define LIMIT   100000
+typedef struct ledger {
+    td_queue *queue;
+    bool batches;
+    _Atomic uint32_t stop;
+    _Atomic uint32_t putting[WORKERS], put[WORKERS];   /* numbers of items, one more */
+    _Atomic uint32_t delivered[WORKERS][LIMIT];        /* how often */
+    struct {
+        _Atomic uint32_t counted; /* items of the hand, from the first on */
+        item hand[8];
+    } place[4096];
+} ledger;
+
+typedef struct job {
+    ledger *ledger;
+    uint32_t index, place;
+} job;
+
+static int produce(td_call *call)
+{
+    job j = td_arg(call, job);
+    ledger *l = j.ledger;
+    for (uint32_t n = td__load_relaxed(&l->putting[j.index]); n < LIMIT && !td__load_relaxed(&l->stop); n++) {
+        item i = item_make(j.index, n);
+        td__store_release(&l->putting[j.index], n + 1);
+        if (td_queue_put(l->queue, &i) < 0)
+            return 1;
+        td__store_release(&l->put[j.index], n + 1);
+    }
+    return 0;
+}
+
+static int consume(td_call *call)
+{
+    job j = td_arg(call, job);
+    ledger *l = j.ledger;
+    item *hand = l->place[j.place].hand;
+    for (;;) {
+        memset(hand, 0, sizeof l->place[j.place].hand);
+        td__store_release(&l->place[j.place].counted, 0);
+        int64_t count = l->batches ? td_queue_get_many(l->queue, hand, 8) : td_queue_get(l->queue, hand) == 0 ? 1 : -1;
+        if (count < 0)
+            return 0;
+        for (int64_t n = 0; n < count; n++) {
+            if (!item_whole(&hand[n]))
+                return 1;
+            td__fetch_add_relaxed(&l->delivered[hand[n].producer][hand[n].number], 1);
+            td__fetch_add_relaxed(&l->place[j.place].counted, 1);
+        }
+    }
+}
+
+/* Between the two additions above, a killed one may have counted one more than it says. */
+static void count_hand(ledger *l, uint32_t place)
+{
+    item *hand = l->place[place].hand;
+    uint32_t counted = td__load_acquire(&l->place[place].counted);
+    for (uint32_t n = counted; n < 8; n++)
+        if (hand[n].sum && item_whole(&hand[n]) && td__load_relaxed(&l->delivered[hand[n].producer][hand[n].number]) == 0)
+            td__fetch_add_relaxed(&l->delivered[hand[n].producer][hand[n].number], 0x10000); /* if nobody else got it */
+}
+
+static void kill_at_random(const mode *how, size_t capacity, bool batches, td_queue_kind kind)
+{
+    ledger *l = shared_memory(sizeof *l);
+    l->batches = batches;
+    l->queue = QUEUE(.item_size = sizeof(item), .capacity = capacity, .shared = true, .kind = kind,
+                     .priority = kind == TD_QUEUE_PRIORITY ? TD_PRIORITY(item, number) : (td_priority){ 0 });
+    td_worker *w[2 * WORKERS] = { 0 };
+    uint32_t place_of[2 * WORKERS] = { 0 }, places = 0, seed = 1;
+    double end = now() + 4;
+    int kills = 0;
+    while (now() < end && !harness_failed()) {
+        seed = seed * 1103515245 + 12345;
+        uint32_t n = seed >> 16 & 7;
+        if (w[n]) {
+            pid_t pid = td_pid(w[n]);
+            td_kill(w[n]);
+            CHECK_OK(td_join_for(w[n], td_s(20 * SLOW)));
+            CHECK(td_outcome(w[n]) != TD_FAILED);
+            td_free(w[n]);
+            if (n % 3 == 0)
+                repaired(pid);
+            kills++;
+        }
+        place_of[n] = places < TD__COUNT(l->place) - 1 ? places++ : places;
+        job j = { l, n % WORKERS, place_of[n] };
+        w[n] = WORKER(NEW(.target = n < WORKERS ? produce : consume, .args = TD_VAL(j)));
+        REQUIRE_OK(td_start(w[n]));
+        pause_ms(seed >> 24 & 3);
+    }
+    td__store_relaxed(&l->stop, 1);
+    for (int n = 0; n < 2 * WORKERS; n++) {
+        if (n == WORKERS) /* all producers have ended */
+            CHECK_OK(td_queue_shutdown(l->queue, false));
+        if (!w[n])
+            continue;
+        CHECK_OK(td_join_for(w[n], td_s(20 * SLOW)));
+        CHECK_INT(td_outcome(w[n]), TD_RETURNED);
+        td_free(w[n]);
+    }
+    CHECK_INT(td_queue_qsize(l->queue), 0);
+    for (uint32_t place = 0; place < places; place++)
+        count_hand(l, place);
+    long total = 0;
+    for (uint32_t p = 0; p < WORKERS; p++)
+        for (uint32_t n = 0; n < td__load_relaxed(&l->putting[p]) && !harness_failed(); n++) {
+            uint32_t times = td__load_relaxed(&l->delivered[p][n]);
+            bool sure = n < td__load_relaxed(&l->put[p]); /* or it was killed while it put it */
+            if ((times & 0xffff) > 1 || (sure && times == 0))
+                CHECK_INT(times, 1);
+            total += times != 0;
+        }
+    harness_note("%d kills, %ld items", kills, total);
+    td_queue_free(l->queue);
+}
+
+TEST_METHODS_LIMIT(killed_at_random, 60)
+{
+    kill_at_random(how, 16, false, TD_QUEUE_FIFO);
+}
+
+TEST_METHODS_LIMIT(killed_at_random_batches, 60)
+{
+    kill_at_random(how, 100, true, TD_QUEUE_FIFO);
+}
+
+TEST_METHODS_LIMIT(killed_at_random_unlimited, 60)
+{
+    kill_at_random(how, 0, true, TD_QUEUE_FIFO);
+}
+
+TEST_METHODS_LIMIT(killed_at_random_lifo, 60)
+{
+    kill_at_random(how, 16, true, TD_QUEUE_LIFO);
+}
+
+TEST_METHODS_LIMIT(killed_at_random_sorted, 60)
+{
+    kill_at_random(how, 16, false, TD_QUEUE_PRIORITY);
+}
