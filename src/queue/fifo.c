@@ -8,11 +8,16 @@
  */
 #include "queue/fifo.h"
 #include "queue/memory.h"
-#include "queue/ring.h"
+#include "queue/wheel.h"
 
 #include <limits.h>
 
 uint16_t td__queue_life = 1;
+
+void td__queue_after_fork(void)
+{
+    td__queue_life++;
+}
 
 static inline uint64_t owner_of(const td__party *me, bool shared)
 {
@@ -77,17 +82,33 @@ static void take_out(td_queue *queue, td__cell *cell, td__op *op)
 }
 
 /* A place that we have claimed is not needed. */
-static void give_up(td_queue *queue, td__party *me, bool shared, td__ring *ring, uint64_t position)
+static void give_up(td_queue *queue, td__party *me, bool shared, td__wheel *ring, uint64_t position)
 {
     me = me ? me : td__party_self();
     if (me)
         td__queue_skip(queue, me, shared ? me : NULL, ring, position, TD__OWNER(owner_of(me, shared)), true);
 }
 
+/* A private queue, after a fork: the place at this position, where nobody gets on, is that of a thread that is not in
+ * this process. It is settled, and the caller looks again. */
+static bool left_by_fork(td_queue *queue, td__wheel *ring, uint64_t position)
+{
+    uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+    unsigned phase = TD__PHASE(state);
+    if (queue->shared || TD__OWNER(state) == td__queue_life || (phase != TD__WRITING && phase != TD__READING))
+        return false;
+    td__party *me = td__party_self();
+    position -= (td__wheel_lap(ring, position) - TD__LAP_OF(state)) >> TD__LAP_SHIFT << ring->shift;
+    if (!me)
+        return false;
+    return phase == TD__WRITING ? td__queue_skip(queue, me, NULL, ring, position, TD__OWNER(state), true)
+                                : td__queue_return(queue, me, ring, position, 1, TD__OWNER(state), true);
+}
+
 /* --- puts -------------------------------------------------------------------------------------------------- */
 
 /* Claims a place behind the gate; TD_EFULL, TD_ECLOSED, TD_ECORRUPT. */
-static inline int enter(td_queue *queue, td__party *me, bool shared, td__ring **ring, uint64_t *position)
+static inline int enter(td_queue *queue, td__party *me, bool shared, td__wheel **ring, uint64_t *position)
 {
     for (;;) {
         uint32_t gate = td__load_acquire(&queue->gate);
@@ -96,8 +117,10 @@ static inline int enter(td_queue *queue, td__party *me, bool shared, td__ring **
         *ring = td__queue_ring(queue, gate >> TD__GATE_SHIFT);
         if (shared)
             me->step[TD__STEP_QUEUE].number = (gate >> TD__GATE_SHIFT << TD__SPAN_BITS) + 1;
-        int r = td__ring_claim_put(*ring, me, shared, owner_of(me, shared), position);
+        int r = td__wheel_claim_put(*ring, me, shared, owner_of(me, shared), position);
         if (r < 0) {
+            if (r == TD_EFULL && left_by_fork(queue, *ring, td__load_acquire(&(*ring)->tail)))
+                continue;
             if (r != TD_EFULL || queue->capacity)
                 return r;
             r = td__queue_grow(queue, me, gate >> TD__GATE_SHIFT);
@@ -114,13 +137,13 @@ static inline int enter(td_queue *queue, td__party *me, bool shared, td__ring **
 
 static inline int put_one(td_queue *queue, td__party *me, bool shared, td__op *op, const char *item)
 {
-    td__ring *ring;
+    td__wheel *ring;
     uint64_t position;
     int r = enter(queue, me, shared, &ring, &position);
     if (td__unlikely(r < 0))
         return r;
-    td__cell *cell = td__ring_cell(ring, position);
-    td__ring_hint(&ring->tail, td__ring_next(ring, position));
+    td__cell *cell = td__wheel_cell(ring, position);
+    td__wheel_hint(&ring->tail, td__wheel_next(ring, position));
     if (td__unlikely(queue->any_size)) {
         r = fill(queue, me, cell, op);
         if (r < 0) {
@@ -131,7 +154,7 @@ static inline int put_one(td_queue *queue, td__party *me, bool shared, td__op *o
         copy(cell + 1, item, queue->item_size);
     }
     td__program_order();
-    td__ring_publish(cell, td__ring_lap(ring, position) | TD__FULL);
+    td__wheel_publish(cell, td__wheel_lap(ring, position) | TD__FULL);
     return 0;
 }
 
@@ -167,23 +190,23 @@ int td__fifo_put_shared(td_queue *queue, td__party *me, td__op *op)
  * `returned` grows, so that with its value we have at least the range that belongs to it. If there is none, those who
  * find it after us need not look, until `returned` grows again.
  */
-static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, td__ring **ring, uint64_t *position)
+static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, td__wheel **ring, uint64_t *position)
 {
     uint32_t looked = td__load_acquire(&queue->looked), returned = td__load_acquire(&queue->returned);
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
     for (uint32_t number = 0; number <= last && looked != returned; number++) {
         *ring = td__queue_ring(queue, number);
         uint64_t high = td__load_acquire(&(*ring)->high), at = td__load_acquire(&(*ring)->low);
-        for (; (int64_t)(high - at) > 0; at = td__ring_next(*ring, at)) {
-            td__cell *cell = td__ring_cell(*ring, at);
-            uint64_t lap = td__ring_lap(*ring, at), state = td__load_acquire(&cell->state);
+        for (; (int64_t)(high - at) > 0; at = td__wheel_next(*ring, at)) {
+            td__cell *cell = td__wheel_cell(*ring, at);
+            uint64_t lap = td__wheel_lap(*ring, at), state = td__load_acquire(&cell->state);
             if (state != (lap | TD__FULL))
                 continue;
             if (queue->any_size && !td__cell_fits(cell, op) && td__load_acquire(&cell->state) == state)
                 return TD_ETOOBIG;
             if (shared)
                 me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
-            td__ring_name(me, shared, at);
+            td__wheel_name(me, shared, at);
             if (td__cas_acquire(&cell->state, &state, lap | owner_of(me, shared) | TD__READING)) {
                 *position = at;
                 td__program_order();
@@ -200,27 +223,27 @@ static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, 
  * now: TD_ECLOSED if that is nothing. (The gate first, then the cells, both sequentially consistent: a put that was
  * not seen to have claimed its place sees the gate, and gives it up.)
  */
-static int drained(td_queue *queue, td__ring *ring, uint32_t number)
+static int drained(td_queue *queue, td__wheel *ring, uint32_t number)
 {
     uint32_t gate = td__load_seq_cst(&queue->gate);
     if (number == gate >> TD__GATE_SHIFT && !(gate & TD__GATE_SHUT))
         return TD_EEMPTY;
     uint64_t position = td__load_acquire(&ring->head);
     for (;;) {
-        uint64_t lap = td__ring_lap(ring, position), state = td__load_seq_cst(&td__ring_cell(ring, position)->state);
+        uint64_t lap = td__wheel_lap(ring, position), state = td__load_seq_cst(&td__wheel_cell(ring, position)->state);
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
-        if (!td__ring_possible(ring, position, state))
+        if (!td__wheel_possible(ring, position, state))
             return TD_ECORRUPT;
         if (ahead < 0 || state == lap)
             return TD_ECLOSED;
         if (ahead == 0 && TD__PHASE(state) != TD__READING)
             return TD_EEMPTY; /* something is here, or about to be */
-        position = td__ring_after_gets(ring, position, state);
+        position = td__wheel_after_gets(ring, position, state);
     }
 }
 
 /* The ring where gets are. 0: try it (again); else the result. */
-static int leave_ring(td_queue *queue, td__ring *ring, uint32_t *number)
+static int leave_ring(td_queue *queue, td__wheel *ring, uint32_t *number)
 {
     int r = drained(queue, ring, *number);
     if (r != TD_ECLOSED)
@@ -232,22 +255,8 @@ static int leave_ring(td_queue *queue, td__ring *ring, uint32_t *number)
     return 0;
 }
 
-/* A private queue, after a fork: the place of a thread that is not in this process. */
-static bool left_by_fork(td_queue *queue, td__ring *ring, uint64_t position, uint64_t state)
-{
-    unsigned phase = TD__PHASE(state);
-    if (queue->shared || TD__OWNER(state) == td__queue_life || (phase != TD__WRITING && phase != TD__READING))
-        return false;
-    td__party *me = td__party_self();
-    position -= (td__ring_lap(ring, position) - TD__LAP_OF(state)) >> TD__LAP_SHIFT << ring->shift;
-    if (!me)
-        return false;
-    return phase == TD__WRITING ? td__queue_skip(queue, me, NULL, ring, position, TD__OWNER(state), true)
-                                : td__queue_return(queue, me, ring, position, 1, TD__OWNER(state), true);
-}
-
 /* Claims the oldest item. TD_EEMPTY, TD_ECLOSED, TD_ECORRUPT, TD_ETOOBIG. */
-static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op, td__ring **ring, uint64_t *position)
+static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op, td__wheel **ring, uint64_t *position)
 {
     if (td__unlikely(td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked))) {
         int r = look_behind(queue, me, shared, op, ring, position);
@@ -256,15 +265,13 @@ static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op,
     }
     uint32_t number = td__load_acquire(&queue->head_ring);
     for (;;) {
-        uint64_t state = 0;
         *ring = td__queue_ring(queue, number);
         if (shared)
             me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
-        int r =
-            td__ring_claim_get(*ring, me, shared, owner_of(me, shared), queue->any_size ? op : NULL, position, &state);
+        int r = td__wheel_claim_get(*ring, me, shared, owner_of(me, shared), queue->any_size ? op : NULL, position);
         if (td__likely(r == 0) || r != TD_EEMPTY)
             return r;
-        if (left_by_fork(queue, *ring, *position, state)) {
+        if (td__unlikely(left_by_fork(queue, *ring, *position))) {
             if (look_behind(queue, me, shared, op, ring, position) == 0)
                 return 0;
             continue;
@@ -275,20 +282,20 @@ static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op,
     }
 }
 
-static inline void release(td__ring *ring, uint64_t position)
+static inline void release(td__wheel *ring, uint64_t position)
 {
-    td__ring_publish(td__ring_cell(ring, position), td__ring_lap(ring, position) + TD__LAP);
+    td__wheel_publish(td__wheel_cell(ring, position), td__wheel_lap(ring, position) + TD__LAP);
 }
 
 static inline int get_one(td_queue *queue, td__party *me, bool shared, td__op *op)
 {
-    td__ring *ring;
+    td__wheel *ring;
     uint64_t position;
     int r = claim(queue, me, shared, op, &ring, &position);
     if (td__unlikely(r < 0))
         return r;
-    td__cell *cell = td__ring_cell(ring, position);
-    td__ring_hint(&ring->head, td__ring_next(ring, position));
+    td__cell *cell = td__wheel_cell(ring, position);
+    td__wheel_hint(&ring->head, td__wheel_next(ring, position));
     if (td__unlikely(queue->any_size))
         take_out(queue, cell, op);
     else
@@ -300,14 +307,14 @@ static inline int get_one(td_queue *queue, td__party *me, bool shared, td__op *o
 }
 
 /* Claims up to `most` items that follow the one at `position`, which is ours: how many. */
-static size_t claim_more(td__ring *ring, td__party *me, uint64_t position, size_t most)
+static size_t claim_more(td__wheel *ring, td__party *me, uint64_t position, size_t most)
 {
     td__step *step = &me->step[TD__STEP_QUEUE];
     size_t count = 0;
     while (count < most) {
-        position = td__ring_next(ring, position);
-        td__cell *cell = td__ring_cell(ring, position);
-        uint64_t lap = td__ring_lap(ring, position), state = lap | TD__FULL;
+        position = td__wheel_next(ring, position);
+        td__cell *cell = td__wheel_cell(ring, position);
+        uint64_t lap = td__wheel_lap(ring, position), state = lap | TD__FULL;
         if (td__load_acquire(&cell->state) != state)
             break;
         step->number++; /* named before it is claimed */
@@ -324,7 +331,7 @@ static size_t claim_more(td__ring *ring, td__party *me, uint64_t position, size_
 static int get_several(td_queue *queue, td__party *me, td__op *op)
 {
     td__step *step = &me->step[TD__STEP_QUEUE];
-    td__ring *ring;
+    td__wheel *ring;
     uint64_t first;
     int r = claim(queue, me, true, op, &ring, &first);
     if (r < 0)
@@ -332,14 +339,14 @@ static int get_several(td_queue *queue, td__party *me, td__op *op)
     size_t most = op->count < TD__SPAN_MAX ? op->count : TD__SPAN_MAX;
     size_t count = 1 + claim_more(ring, me, first, most - 1);
     uint64_t position = first;
-    for (size_t i = 0; i < count; i++, position = td__ring_next(ring, position))
-        copy(op->out + i * queue->item_size, td__ring_cell(ring, position) + 1, queue->item_size);
-    td__ring_hint(&ring->head, position);
+    for (size_t i = 0; i < count; i++, position = td__wheel_next(ring, position))
+        copy(op->out + i * queue->item_size, td__wheel_cell(ring, position) + 1, queue->item_size);
+    td__wheel_hint(&ring->head, position);
     td__program_order();
     step->kind = TD__QUEUE_GOT;
     td__program_order();
     position = first;
-    for (size_t i = 0; i < count; i++, position = td__ring_next(ring, position))
+    for (size_t i = 0; i < count; i++, position = td__wheel_next(ring, position))
         release(ring, position);
     op->done = count;
     return 0;
@@ -366,12 +373,12 @@ int td__fifo_get_shared(td_queue *queue, td__party *me, td__op *op)
 
 void td__fifo_drop(td_queue *queue, td__party *me)
 {
-    td__ring *ring;
+    td__wheel *ring;
     uint64_t position;
     td__op op = { .size = SIZE_MAX };
     bool shared = queue->shared;
     while (claim(queue, me, shared, &op, &ring, &position) == 0) {
-        td__ring_hint(&ring->head, td__ring_next(ring, position));
+        td__wheel_hint(&ring->head, td__wheel_next(ring, position));
         td__queue_skip(queue, me, shared ? me : NULL, ring, position, TD__OWNER(owner_of(me, shared)), true);
     }
 }
@@ -379,14 +386,14 @@ void td__fifo_drop(td_queue *queue, td__party *me)
 /* --- looking at it ----------------------------------------------------------------------------------------- */
 
 /* The first position that no put has claimed. */
-static uint64_t tail_of(const td__ring *ring)
+static uint64_t tail_of(const td__wheel *ring)
 {
     uint64_t position = td__load_acquire(&ring->tail);
     for (;;) {
-        uint64_t lap = td__ring_lap(ring, position), state = td__load_acquire(&td__ring_cell(ring, position)->state);
-        if (state == lap || (int64_t)(TD__LAP_OF(state) - lap) < 0 || !td__ring_possible(ring, position, state))
+        uint64_t lap = td__wheel_lap(ring, position), state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+        if (state == lap || (int64_t)(TD__LAP_OF(state) - lap) < 0 || !td__wheel_possible(ring, position, state))
             return position;
-        position = td__ring_after_puts(ring, position, state);
+        position = td__wheel_after_puts(ring, position, state);
     }
 }
 
@@ -397,15 +404,15 @@ size_t td__fifo_size(td_queue *queue)
     if (gate & TD__GATE_DROPPED)
         return 0;
     for (uint32_t number = 0; number <= gate >> TD__GATE_SHIFT; number++) {
-        td__ring *ring = td__queue_ring(queue, number);
+        td__wheel *ring = td__queue_ring(queue, number);
         bool behind = td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked);
         uint64_t tail = tail_of(ring), position = td__load_acquire(behind ? &ring->low : &ring->head);
-        if (td__ring_distance(ring, position, tail) > ring->capacity)
+        if (td__wheel_distance(ring, position, tail) > ring->capacity)
             position = td__load_acquire(&ring->head);
         for (uint64_t i = 0; i < ring->capacity && (int64_t)(tail - position) > 0; i++) {
-            uint64_t state = td__load_acquire(&td__ring_cell(ring, position)->state);
-            size += state == (td__ring_lap(ring, position) | TD__FULL);
-            position = td__ring_next(ring, position);
+            uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+            size += state == (td__wheel_lap(ring, position) | TD__FULL);
+            position = td__wheel_next(ring, position);
         }
     }
     return size;
@@ -416,25 +423,40 @@ uint64_t td__fifo_claimed(td_queue *queue)
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
     uint64_t sum = 0;
     for (uint32_t number = 0; number <= last; number++) {
-        const td__ring *ring = td__queue_ring(queue, number);
-        sum += td__ring_distance(ring, 0, tail_of(ring));
+        const td__wheel *ring = td__queue_ring(queue, number);
+        sum += td__wheel_distance(ring, 0, tail_of(ring));
     }
     return sum;
 }
 
+static bool ring_has_item(const td__wheel *ring)
+{
+    uint64_t position = td__load_acquire(&ring->head);
+    for (;;) {
+        uint64_t lap = td__wheel_lap(ring, position), state = td__load_seq_cst(&td__wheel_cell(ring, position)->state);
+        int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
+        if (state == (lap | TD__FULL))
+            return true;
+        if (ahead < 0 || (ahead == 0 && TD__PHASE(state) != TD__READING) || !td__wheel_possible(ring, position, state))
+            return false;
+        position = td__wheel_after_gets(ring, position, state);
+    }
+}
+
 bool td__fifo_has_item(td_queue *queue)
 {
-    const td__ring *ring = td__queue_ring(queue, td__load_acquire(&queue->head_ring));
-    uint64_t position = td__load_acquire(&ring->head);
-    uint64_t state = td__load_acquire(&td__ring_cell(ring, position)->state);
-    return td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked) ||
-           state != td__ring_lap(ring, position);
+    uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
+    if (td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked))
+        return true;
+    for (uint32_t number = td__load_acquire(&queue->head_ring); number <= last; number++)
+        if (ring_has_item(td__queue_ring(queue, number)))
+            return true;
+    return false;
 }
 
 bool td__fifo_has_space(td_queue *queue)
 {
-    const td__ring *ring = td__queue_ring(queue, td__load_acquire(&queue->gate) >> TD__GATE_SHIFT);
-    uint64_t position = td__load_acquire(&ring->tail);
-    uint64_t state = td__load_acquire(&td__ring_cell(ring, position)->state);
-    return (int64_t)(TD__LAP_OF(state) - td__ring_lap(ring, position)) >= 0;
+    const td__wheel *ring = td__queue_ring(queue, td__load_acquire(&queue->gate) >> TD__GATE_SHIFT);
+    uint64_t position = tail_of(ring);
+    return td__load_seq_cst(&td__wheel_cell(ring, position)->state) == td__wheel_lap(ring, position);
 }

@@ -49,17 +49,17 @@ bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait)
 
 /* --- rings ------------------------------------------------------------------------------------------------- */
 
-uint64_t td__ring_bytes(uint64_t capacity, uint32_t stride)
+uint64_t td__wheel_bytes(uint64_t capacity, uint32_t stride)
 {
     return capacity * stride;
 }
 
-uint32_t td__ring_stride(uint32_t item)
+uint32_t td__wheel_stride(uint32_t item)
 {
     return ((uint32_t)sizeof(td__cell) + item + 7) & ~7u;
 }
 
-void td__ring_init(td__ring *ring, uint64_t capacity, uint32_t stride, char *cells)
+void td__wheel_init(td__wheel *ring, uint64_t capacity, uint32_t stride, char *cells)
 {
     ring->shift = 0;
     while ((uint64_t)1 << ring->shift < capacity)
@@ -81,16 +81,16 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
     if (gate >> TD__GATE_SHIFT == number && !(gate & TD__GATE_SHUT)) {
         uint64_t capacity = td__queue_ring(queue, number)->capacity * 2;
         uintptr_t *part = number + 1 < TD__QUEUE_PARTS ? &queue->part[number + 1] : NULL;
-        if (!part || capacity > TD__RING_MAX)
+        if (!part || capacity > TD__WHEEL_MAX)
             r = td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
-                         (uint64_t)TD__RING_MAX);
+                         (uint64_t)TD__WHEEL_MAX);
         /* A dead one may have come as far as this. */
         else if (*part == 0 &&
-                 !td__queue_take(me, queue->shared, sizeof(td__ring) + td__ring_bytes(capacity, queue->stride), part))
+                 !td__queue_take(me, queue->shared, sizeof(td__wheel) + td__wheel_bytes(capacity, queue->stride), part))
             r = td_last_error();
         if (r == 0) {
-            td__ring *ring = (td__ring *)*part;
-            td__ring_init(ring, capacity, queue->stride, (char *)(ring + 1));
+            td__wheel *ring = (td__wheel *)*part;
+            td__wheel_init(ring, capacity, queue->stride, (char *)(ring + 1));
             td__program_order();
             /* Sequentially consistent, with enter() and drained() in fifo.c. */
             td__store_seq_cst(&queue->gate, gate + (1u << TD__GATE_SHIFT));
@@ -102,10 +102,10 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
 
 /* --- the end ----------------------------------------------------------------------------------------------- */
 
-static bool give_blocks(td_queue *queue, td__party *me, const td__ring *ring, bool wait)
+static bool give_blocks(td_queue *queue, td__party *me, const td__wheel *ring, bool wait)
 {
     for (uint64_t i = 0; i < ring->capacity; i++) {
-        td__sized *sized = (td__sized *)(td__ring_cell(ring, i) + 1);
+        td__sized *sized = (td__sized *)(td__wheel_cell(ring, i) + 1);
         if (!td__queue_give(me, queue->shared, &sized->block, wait))
             return false;
     }

@@ -5,7 +5,7 @@
 
 #include "queue/queue.h"
 
-#define TD__RING_MAX ((uint64_t)1 << 30) /* cells */
+#define TD__WHEEL_MAX ((uint64_t)1 << 30) /* cells */
 
 /* Zeroed, aligned to a line; named in *name, in the region if it is shared. NULL, with the error set. */
 void *td__queue_take(td__party *me, bool shared, size_t size, uintptr_t *name);
@@ -13,9 +13,9 @@ void *td__queue_take(td__party *me, bool shared, size_t size, uintptr_t *name);
 bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait);
 
 /* The distance of two cells with items of this size. */
-uint32_t td__ring_stride(uint32_t item);
-uint64_t td__ring_bytes(uint64_t capacity, uint32_t stride);
-void td__ring_init(td__ring *ring, uint64_t capacity, uint32_t stride, char *cells); /* of zeros */
+uint32_t td__wheel_stride(uint32_t item);
+uint64_t td__wheel_bytes(uint64_t capacity, uint32_t stride);
+void td__wheel_init(td__wheel *ring, uint64_t capacity, uint32_t stride, char *cells); /* of zeros */
 
 /* The ring after `number` takes puts from now on, if this one did so far. 0, TD_ENOMEM, TD_ETOOBIG. */
 int td__queue_grow(td_queue *queue, td__party *me, uint32_t number);

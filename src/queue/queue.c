@@ -64,7 +64,7 @@ static void shape(td_queue *q, const td_queue_options *o)
     if (o->kind != TD_QUEUE_FIFO)
         q->stride = td__sorted_stride(q);
     else
-        q->stride = td__ring_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
+        q->stride = td__wheel_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
 }
 
 static uint64_t first_places(const td_queue *q)
@@ -82,12 +82,12 @@ static td_queue *build(td__party *me, const td_queue_options *o, uintptr_t *name
     shape(&shaped, o);
     uint64_t places = first_places(&shaped);
     uint64_t bytes =
-        o->kind == TD_QUEUE_FIFO ? td__ring_bytes(places, shaped.stride) : td__sorted_bytes(&shaped, places);
+        o->kind == TD_QUEUE_FIFO ? td__wheel_bytes(places, shaped.stride) : td__sorted_bytes(&shaped, places);
     td_queue *q = td__queue_take(me, o->shared, sizeof *q + bytes, name);
     if (!q)
         return NULL;
     *q = shaped;
-    td__ring_init(&q->first, places, q->stride, (char *)(q + 1));
+    td__wheel_init(&q->first, places, q->stride, (char *)(q + 1));
     if (o->kind == TD_QUEUE_FIFO) {
         q->part[0] = (uintptr_t)&q->first;
     } else {
@@ -212,6 +212,11 @@ static inline int move(td_queue *q, td__op *op, enum how how, td_time limit, con
 static inline bool is_queue(const td_queue *q)
 {
     return td__likely(q != NULL && q->magic == TD__QUEUE_MAGIC);
+}
+
+bool td__queue_valid(const td_queue *q)
+{
+    return is_queue(q);
 }
 
 static int check(const td_queue *q, const void *memory, bool any_size, const char *call)
@@ -466,11 +471,6 @@ static void drop(td_queue *q, td__party *me)
         td__fifo_drop(q, me);
     else
         td__sorted_drop(q, me);
-}
-
-bool td__queue_valid(const td_queue *q)
-{
-    return is_queue(q);
 }
 
 int td_queue_shutdown(td_queue *q, bool immediate)

@@ -45,7 +45,7 @@ typedef struct td__sized {
  * A ring of cells. Positions are laps of 1 << shift, of which the first `capacity` are used. `tail`: all positions
  * before it have been claimed by puts; `head`: all before it have been claimed by gets. They may be behind the truth.
  */
-typedef struct td__ring {
+typedef struct td__wheel {
     /* fixed before the gate lets anybody in */
     uint64_t capacity, mask;
     uint32_t shift, stride;
@@ -55,7 +55,7 @@ typedef struct td__ring {
     /* producers', consumers' */
     _Alignas(TD__QUEUE_LINE) _Atomic uint64_t tail;
     _Alignas(TD__QUEUE_LINE) _Atomic uint64_t head;
-} td__ring;
+} td__wheel;
 
 /* --- the queue --------------------------------------------------------------------------------------------- */
 
@@ -76,7 +76,7 @@ struct td_queue {
     /* read by every operation, written when something rare happens */
     _Atomic uint32_t gate;
     _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
-    _Atomic uint32_t returned, looked;       /* they differ: items have come back, see ring.h */
+    _Atomic uint32_t returned, looked;       /* they differ: items have come back, see wheel.h */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
 
@@ -91,7 +91,7 @@ struct td_queue {
     _Atomic uint64_t serial; /* how many have been put */
     uint64_t slots;
 
-    _Alignas(TD__QUEUE_LINE) td__ring first;
+    _Alignas(TD__QUEUE_LINE) td__wheel first;
 };
 
 /* What a party is doing, in its record (TD__STEP_QUEUE). object: the queue; argument: a position, number: how many from
@@ -131,10 +131,10 @@ void td__queue_after_fork(void); /* in the child */
  * skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false: gives up
  * instead of waiting for the latch, and returns false.
  */
-bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__ring *ring, uint64_t position, uint16_t owner,
-                    bool wait);
+bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
+                    uint16_t owner, bool wait);
 /* The items that `owner` is reading from these positions come back. */
-bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t position, uint64_t span, uint16_t owner,
+bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner,
                       bool wait);
 
 /* --- sleep.c ----------------------------------------------------------------------------------------------- */
@@ -142,11 +142,6 @@ bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t p
 #define TD__QUEUE_SLEEPER 1u
 #define TD__QUEUE_WATCHER 2u
 #define TD__QUEUE_AWAITED 3u
-
-/* Is there something to get, or has it been shut down? If not, it has been announced that somebody sleeps, and `item`
- * says on what; who ends that wakes all. To be looked at again after a while where the kernel refuses barriers. */
-bool td__queue_valid(const td_queue *queue); /* made and not freed */
-bool td__queue_prepare(td_queue *queue, td__futex_item *item);
 
 /* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
 void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n);
@@ -165,6 +160,11 @@ void td__queue_wake_all(td_queue *queue);
 int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
                    int64_t deadline, const td_cancel *cancel);
 
+/* Is there something to get, or has it been shut down? If not, it has been announced that somebody sleeps, and `item`
+ * says on what; who ends that wakes all. To be looked at again after a while where the kernel refuses barriers. */
+bool td__queue_valid(const td_queue *queue); /* made and not freed */
+bool td__queue_prepare(td_queue *queue, td__futex_item *item);
+
 /* --- sorted.c ---------------------------------------------------------------------------------------------- */
 
 td__try td__sorted_put, td__sorted_get;
@@ -175,28 +175,28 @@ void td__sorted_drop(td_queue *queue, td__party *me);
 
 /* --- rings ------------------------------------------------------------------------------------------------- */
 
-static inline td__ring *td__queue_ring(const td_queue *queue, uint32_t number)
+static inline td__wheel *td__queue_ring(const td_queue *queue, uint32_t number)
 {
-    return (td__ring *)queue->part[number];
+    return (td__wheel *)queue->part[number];
 }
 
-static inline td__cell *td__ring_cell(const td__ring *ring, uint64_t position)
+static inline td__cell *td__wheel_cell(const td__wheel *ring, uint64_t position)
 {
     return (td__cell *)(void *)(ring->cells + (position & ring->mask) * ring->stride);
 }
 
-static inline uint64_t td__ring_next(const td__ring *ring, uint64_t position)
+static inline uint64_t td__wheel_next(const td__wheel *ring, uint64_t position)
 {
     return td__unlikely((position & ring->mask) == ring->capacity - 1) ? (position | ring->mask) + 1 : position + 1;
 }
 
-static inline uint64_t td__ring_lap(const td__ring *ring, uint64_t position)
+static inline uint64_t td__wheel_lap(const td__wheel *ring, uint64_t position)
 {
     return position >> ring->shift << TD__LAP_SHIFT;
 }
 
 /* How many positions lie between two. */
-static inline uint64_t td__ring_distance(const td__ring *ring, uint64_t from, uint64_t to)
+static inline uint64_t td__wheel_distance(const td__wheel *ring, uint64_t from, uint64_t to)
 {
     return ((to >> ring->shift) - (from >> ring->shift)) * ring->capacity + (to & ring->mask) - (from & ring->mask);
 }

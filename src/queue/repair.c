@@ -9,7 +9,7 @@
  */
 #include "queue/memory.h"
 #include "memory/heap.h"
-#include "queue/ring.h"
+#include "queue/wheel.h"
 
 static bool enter(td_queue *queue, td__party *me, bool wait)
 {
@@ -19,14 +19,14 @@ static bool enter(td_queue *queue, td__party *me, bool wait)
     return true;
 }
 
-static bool owns(const td__ring *ring, uint64_t position, uint16_t owner, unsigned phase)
+static bool owns(const td__wheel *ring, uint64_t position, uint16_t owner, unsigned phase)
 {
-    uint64_t state = td__load_acquire(&td__ring_cell(ring, position)->state);
-    return state == (td__ring_lap(ring, position) | TD__OWNED_BY(owner) | phase);
+    uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+    return state == (td__wheel_lap(ring, position) | TD__OWNED_BY(owner) | phase);
 }
 
-bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__ring *ring, uint64_t position, uint16_t owner,
-                    bool wait)
+bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
+                    uint16_t owner, bool wait)
 {
     if (!owns(ring, position, owner, TD__WRITING) && !owns(ring, position, owner, TD__READING))
         return true;
@@ -40,7 +40,7 @@ bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__ring *
             td__set(me, kind, TD__QUEUE_SKIP); /* with it, so that it is counted once */
         td__section_leave(me, &queue->latch);
     }
-    td__ring_publish(td__ring_cell(ring, position), td__ring_lap(ring, position) + TD__LAP);
+    td__wheel_publish(td__wheel_cell(ring, position), td__wheel_lap(ring, position) + TD__LAP);
     if (whose == me && kind)
         *kind = former;
     td__queue_wake_all(queue);
@@ -48,7 +48,7 @@ bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__ring *
 }
 
 /* Under the latch: consumers will find this range. While they still look through a former one, both. */
-static void note_range(td_queue *queue, td__ring *ring, uint64_t low, uint64_t high)
+static void note_range(td_queue *queue, td__wheel *ring, uint64_t low, uint64_t high)
 {
     if (td__load_relaxed(&queue->returned) != td__load_relaxed(&queue->looked)) {
         uint64_t former_low = td__load_relaxed(&ring->low), former_high = td__load_relaxed(&ring->high);
@@ -62,18 +62,18 @@ static void note_range(td_queue *queue, td__ring *ring, uint64_t low, uint64_t h
     td__program_order();
 }
 
-bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t position, uint64_t span, uint16_t owner,
+bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner,
                       bool wait)
 {
     uint64_t end = position;
     for (uint64_t i = 0; i < span && i < ring->capacity; i++)
-        end = td__ring_next(ring, end);
+        end = td__wheel_next(ring, end);
     if (!enter(queue, me, wait))
         return false;
     note_range(queue, ring, position, end);
-    for (uint64_t at = position; at != end; at = td__ring_next(ring, at)) {
+    for (uint64_t at = position; at != end; at = td__wheel_next(ring, at)) {
         if (owns(ring, at, owner, TD__READING))
-            td__ring_publish(td__ring_cell(ring, at), td__ring_lap(ring, at) | TD__FULL);
+            td__wheel_publish(td__wheel_cell(ring, at), td__wheel_lap(ring, at) | TD__FULL);
     }
     /* Release, after range and cells: with look_behind(). Also if there was nothing: perhaps a repair has died here. */
     td__store_release(&queue->returned, td__load_relaxed(&queue->returned) + 1);
@@ -83,11 +83,11 @@ bool td__queue_return(td_queue *queue, td__party *me, td__ring *ring, uint64_t p
 }
 
 /* What has been got: gives the places back. */
-static void release(td__ring *ring, uint64_t position, uint64_t span, uint16_t owner)
+static void release(td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner)
 {
-    for (uint64_t i = 0; i < span && i < ring->capacity; i++, position = td__ring_next(ring, position))
+    for (uint64_t i = 0; i < span && i < ring->capacity; i++, position = td__wheel_next(ring, position))
         if (owns(ring, position, owner, TD__READING))
-            td__ring_publish(td__ring_cell(ring, position), td__ring_lap(ring, position) + TD__LAP);
+            td__wheel_publish(td__wheel_cell(ring, position), td__wheel_lap(ring, position) + TD__LAP);
 }
 
 static bool in_region(const void *at, uint64_t size)
@@ -96,7 +96,7 @@ static bool in_region(const void *at, uint64_t size)
            (uintptr_t)at % 8 == 0;
 }
 
-static bool is_ring(const td__ring *ring)
+static bool is_ring(const td__wheel *ring)
 {
     return in_region(ring, sizeof *ring) && ring->capacity > 0 && ring->capacity - 1 <= ring->mask &&
            ring->shift < 64 && ring->mask == ((uint64_t)1 << ring->shift) - 1 && ring->stride >= sizeof(td__cell) &&
@@ -125,7 +125,7 @@ static bool repair(td__party *me, td__party *dead, const td__step *step)
     uint32_t number = step->number >> TD__SPAN_BITS, span = step->number & TD__SPAN_MAX;
     if (!in_region(queue, sizeof *queue) || queue->magic != TD__QUEUE_MAGIC || number >= TD__QUEUE_PARTS)
         return true;
-    td__ring *ring = td__queue_ring(queue, number);
+    td__wheel *ring = td__queue_ring(queue, number);
     uint64_t position = step->argument;
     bool done = true;
     if (queue->kind == TD_QUEUE_FIFO && span > 0 && is_ring(ring) && (position & ring->mask) < ring->capacity) {

@@ -69,7 +69,7 @@ static int grow(td_queue *queue, td__party *me)
 {
     uint64_t slots = queue->slots;
     unsigned part = 64 - (unsigned)__builtin_clzll(slots / queue->first.capacity);
-    if (slots * 2 > TD__RING_MAX || part >= TD__QUEUE_PARTS)
+    if (slots * 2 > TD__WHEEL_MAX || part >= TD__QUEUE_PARTS)
         return td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %llu places, the most",
                         (unsigned long long)slots);
     /* A dead one may have come as far as this. */

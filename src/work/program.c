@@ -5,6 +5,7 @@
  * After a fork by the user, the child starts afresh: it has no workers, no spawner and no watcher; its copies of their
  * descriptors are closed. td__the.epoch grows, so that handles of the parent are told from its own.
  */
+#include "queue/queue.h"
 #include "sync/party.h"
 #include "work/spawner.h"
 #include "work/waiting.h"
@@ -195,6 +196,7 @@ static void after_fork_in_child(void)
     td__the.pid = td__getpid();
     td__region_after_fork();
     td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
+    td__queue_after_fork();
     if (td__the.role == TD__ROLE_SPAWNER)
         return; /* it becomes a worker, and says so itself */
     td__connections_forked();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the tests of queues share: memory that all processes see, items that show whether they are whole, and a ledger of
- * what was put and what was delivered.
+ * What the tests of queues share: memory that all processes see, items that show whether they are whole, and a ledger
+ * of what was put and what was delivered.
  */
 #ifndef TANDEM_TESTS_QUEUE_LEDGER_H
 #define TANDEM_TESTS_QUEUE_LEDGER_H

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Queues while nobody dies: order, limits, waiting, shutdown, join, bad input; between threads and between processes. */
+/* Queues while nobody dies: order, limits, waiting, shutdown, join, bad input; between threads and between processes.
+ */
 #include "ledger.h"
 
 #include <sched.h>
@@ -99,8 +100,8 @@ typedef struct urgent {
 TEST(priority_order)
 {
     for (int shared = 0; shared < 2; shared++) {
-        td_queue *q = QUEUE(.item_size = sizeof(urgent), .kind = TD_QUEUE_PRIORITY, .priority = TD_PRIORITY(urgent, urgency),
-                            .shared = shared);
+        td_queue *q = QUEUE(.item_size = sizeof(urgent), .kind = TD_QUEUE_PRIORITY,
+                            .priority = TD_PRIORITY(urgent, urgency), .shared = shared);
         uint64_t random = 12345;
         for (int i = 0; i < 5000; i++) {
             random = random * 6364136223846793005u + 1442695040888963407u;
@@ -119,17 +120,17 @@ TEST(priority_order)
     }
 }
 
-#define CHECK_SORTED(type, ...)                                                                      \
-    do {                                                                                             \
-        static const type sorted[] = { __VA_ARGS__ };                                                \
-        td_queue *q = QUEUE(.item_size = sizeof(type), .kind = TD_QUEUE_PRIORITY, .capacity = 16,    \
-                            .priority = TD_PRIORITY_ITEM(type));                                     \
-        for (size_t i = 0; i < TD__COUNT(sorted); i++)                                               \
-            CHECK_OK(td_queue_put(q, &sorted[(i * 3 + 1) % TD__COUNT(sorted)]));                     \
-        type got;                                                                                    \
-        for (size_t i = 0; i < TD__COUNT(sorted); i++)                                               \
-            CHECK(td_queue_try_get(q, &got) == 0 && memcmp(&got, &sorted[i], sizeof got) == 0);      \
-        td_queue_free(q);                                                                            \
+#define CHECK_SORTED(type, ...)                                                                   \
+    do {                                                                                          \
+        static const type sorted[] = { __VA_ARGS__ };                                             \
+        td_queue *q = QUEUE(.item_size = sizeof(type), .kind = TD_QUEUE_PRIORITY, .capacity = 16, \
+                            .priority = TD_PRIORITY_ITEM(type));                                  \
+        for (size_t i = 0; i < TD__COUNT(sorted); i++)                                            \
+            CHECK_OK(td_queue_put(q, &sorted[(i * 3 + 1) % TD__COUNT(sorted)]));                  \
+        type got;                                                                                 \
+        for (size_t i = 0; i < TD__COUNT(sorted); i++)                                            \
+            CHECK(td_queue_try_get(q, &got) == 0 && memcmp(&got, &sorted[i], sizeof got) == 0);   \
+        td_queue_free(q);                                                                         \
     } while (0)
 
 TEST(priority_kinds)
@@ -177,7 +178,8 @@ TEST(many_at_once)
 {
     for (int kind = 0; kind < 2; kind++)
         for (int shared = 0; shared < 2; shared++) {
-            td_queue *q = QUEUE(.item_size = 4, .capacity = 10, .shared = shared, .kind = kind ? TD_QUEUE_LIFO : TD_QUEUE_FIFO);
+            td_queue *q =
+                QUEUE(.item_size = 4, .capacity = 10, .shared = shared, .kind = kind ? TD_QUEUE_LIFO : TD_QUEUE_FIFO);
             int in[25], out[25];
             for (int i = 0; i < 25; i++)
                 in[i] = i;
@@ -229,10 +231,12 @@ TEST(bad_input)
     CHECK_NULL(td_queue_new(.item_size = 8, .kind = (td_queue_kind)7), TD_EINVAL);
     CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY), TD_EINVAL);
     CHECK_NULL(td_queue_new(.item_size = 8, .priority = TD_PRIORITY_ITEM(int)), TD_EINVAL);
-    CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY, .priority = { 6, 4, TD_KIND_SIGNED }), TD_EINVAL);
+    CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY, .priority = { 6, 4, TD_KIND_SIGNED }),
+               TD_EINVAL);
     CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY, .priority = { SIZE_MAX, 4, TD_KIND_SIGNED }),
                TD_EINVAL);
-    CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY, .priority = { 0, 8, TD_KIND_STRUCT }), TD_EINVAL);
+    CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY, .priority = { 0, 8, TD_KIND_STRUCT }),
+               TD_EINVAL);
     CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_LIFO, .any_size = true), TD_EUNSUPPORTED);
 
     CHECK_NULL(td_queue_new(.item_size = SIZE_MAX), TD_ETOOBIG);
@@ -274,8 +278,9 @@ TEST(shutdown_drains)
     for (int kind = 0; kind < 3; kind++)
         for (int shared = 0; shared < 2; shared++)
             for (size_t capacity = 0; capacity < 5; capacity += 4) {
-                td_queue *q = QUEUE(.item_size = 4, .capacity = capacity, .shared = shared, .kind = (td_queue_kind)kind,
-                                    .priority = kind == 2 ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 }, .joinable = true);
+                td_queue *q =
+                    QUEUE(.item_size = 4, .capacity = capacity, .shared = shared, .kind = (td_queue_kind)kind,
+                          .priority = kind == 2 ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 }, .joinable = true);
                 int x = 5;
                 CHECK_OK(td_queue_put(q, &x));
                 CHECK_OK(td_queue_put(q, &x));
@@ -326,9 +331,9 @@ TEST(join_counts)
     for (int kind = 0; kind < 3; kind++)
         for (int shared = 0; shared < 2; shared++)
             for (size_t capacity = 0; capacity < 4; capacity += 3) {
-                td_queue *q = QUEUE(.item_size = 4, .shared = shared, .kind = (td_queue_kind)kind, .joinable = true,
-                                    .capacity = capacity,
-                                    .priority = kind == 2 ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 });
+                td_queue *q =
+                    QUEUE(.item_size = 4, .shared = shared, .kind = (td_queue_kind)kind, .joinable = true,
+                          .capacity = capacity, .priority = kind == 2 ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 });
                 int x = 5;
                 CHECK_OK(td_queue_join(q));
                 CHECK_ERROR(td_queue_task_done(q), TD_ESTATE);
@@ -456,7 +461,8 @@ static void many_of(const mode *how, int way)
     static const struct {
         size_t capacity;
         uint32_t producers, consumers;
-    } some[] = { { 1, 1, 1 }, { 1, 3, 3 }, { 2, 2, 1 }, { 3, 1, 4 }, { 64, 8, 8 }, { 0, 4, 4 }, { 1000, 1, 1 }, { 0, 1, 1 } };
+    } some[] = { { 1, 1, 1 },  { 1, 3, 3 }, { 2, 2, 1 },    { 3, 1, 4 },
+                 { 64, 8, 8 }, { 0, 4, 4 }, { 1000, 1, 1 }, { 0, 1, 1 } };
     for (size_t i = 0; i < TD__COUNT(some); i++) {
         if (how == &mode_thread)
             many(how, false, way, some[i].capacity, some[i].producers, some[i].consumers);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Queues whose users are killed: at every step of each operation, at random, together with their watcher. What had been put
- * is delivered once; what a dead one was taking out is delivered again, or was in its hands; nobody is blocked.
+ * Queues whose users are killed: at every step of each operation, at random, together with their watcher. What had been
+ * put is delivered once; what a dead one was taking out is delivered again, or was in its hands; nobody is blocked.
  */
 #include "ledger.h"
 #include "queue/queue.h"
@@ -178,7 +178,8 @@ static int take(td_queue *q, account *a, td_time limit)
     bool wait = limit.ns != 0;
     int r;
     if (q->any_size)
-        r = wait ? td_queue_get_bytes_with(q, bytes, BIG, &size, limit, NULL) : td_queue_try_get_bytes(q, bytes, BIG, &size);
+        r = wait ? td_queue_get_bytes_with(q, bytes, BIG, &size, limit, NULL)
+                 : td_queue_try_get_bytes(q, bytes, BIG, &size);
     else
         r = wait ? td_queue_get_for(q, bytes, limit) : td_queue_try_get(q, bytes);
     if (r == 0) {
@@ -336,10 +337,10 @@ static void kill_at_all_steps(const mode *how, uint32_t number)
     harness_note("%ld steps", step - 1);
 }
 
-#define AT_EVERY_STEP(name, number)                   \
-    TEST_METHODS_LIMIT(killed_in_##name, 120)         \
-    {                                                 \
-        kill_at_all_steps(how, number);               \
+#define AT_EVERY_STEP(name, number)           \
+    TEST_METHODS_LIMIT(killed_in_##name, 120) \
+    {                                         \
+        kill_at_all_steps(how, number);       \
     }
 
 AT_EVERY_STEP(put, PUT)
@@ -404,8 +405,8 @@ static bool sleeps(pid_t pid)
 }
 
 /*
- * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other one
- * must get it; if it had, the next.
+ * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other
+ * one must get it; if it had, the next.
  */
 static bool kill_asleep_at(const mode *how, uint32_t number, long step)
 {
@@ -460,10 +461,10 @@ static void kill_asleep(const mode *how, uint32_t number)
     harness_note("%ld steps", step);
 }
 
-#define ASLEEP(name, number)                             \
-    TEST_METHODS_LIMIT(killed_while_##name, 150)         \
-    {                                                    \
-        kill_asleep(how, number);                        \
+#define ASLEEP(name, number)                     \
+    TEST_METHODS_LIMIT(killed_while_##name, 150) \
+    {                                            \
+        kill_asleep(how, number);                \
     }
 
 ASLEEP(full, PUT_FULL)
@@ -487,8 +488,8 @@ TEST_LIMIT(killed_with_the_watcher, 150)
 /* --- at random ----------------------------------------------------------------------------------------------- */
 
 /*
- * Producers and consumers are killed at random and replaced. A producer says in shared memory which item it is putting and
- * which it has put; a consumer takes items out into shared memory, and says which it has counted.
+ * Producers and consumers are killed at random and replaced. A producer says in shared memory which item it is putting
+ * and which it has put; a consumer takes items out into shared memory, and says which it has counted.
  */
 #define WORKERS 4
 #define LIMIT   100000
@@ -550,7 +551,8 @@ static void count_hand(ledger *l, uint32_t place)
     item *hand = l->place[place].hand;
     uint32_t counted = td__load_acquire(&l->place[place].counted);
     for (uint32_t n = counted; n < 8; n++)
-        if (hand[n].sum && item_whole(&hand[n]) && td__load_relaxed(&l->fate[hand[n].producer][hand[n].number]) % IN_HAND == 0)
+        if (hand[n].sum && item_whole(&hand[n]) &&
+            td__load_relaxed(&l->fate[hand[n].producer][hand[n].number]) % IN_HAND == 0)
             td__fetch_add_relaxed(&l->fate[hand[n].producer][hand[n].number], IN_HAND); /* if nobody else got it */
 }
 

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/* Waiting for queues: limits, cancellation, shutdown, wake-ups that must not get lost, join; and forks. */
+#include "ledger.h"
+#include "queue/queue.h"
+#include "sync/latch.h"
+
+#include <sys/wait.h>
+
+typedef struct waiter {
+    td_queue *queue;
+    td_cancel *cancel;
+    int what, event;
+} waiter;
+enum { GET, PUT, GET_CANCELLED, PUT_CANCELLED, JOIN };
+
+static int wait_once(td_call *call)
+{
+    waiter a = td_arg(call, waiter);
+    int x = 7, r = 0;
+    if (a.event)
+        event_add(a.event);
+    if (a.what == GET)
+        r = td_queue_get(a.queue, &x);
+    else if (a.what == PUT)
+        r = td_queue_put(a.queue, &x);
+    else if (a.what == GET_CANCELLED)
+        r = td_queue_get_with(a.queue, &x, td_s(40 * SLOW), a.cancel);
+    else if (a.what == PUT_CANCELLED)
+        r = td_queue_put_with(a.queue, &x, td_s(40 * SLOW), a.cancel);
+    else
+        r = td_queue_join(a.queue);
+    return td_return(call, int, r);
+}
+
+static td_worker *start_waiter(const mode *how, td_queue *q, td_cancel *cancel, int what)
+{
+    waiter a = { q, cancel, what, 1 };
+    td_worker *w = WORKER(NEW(.target = wait_once, .args = TD_VAL(a)));
+    REQUIRE_OK(td_start(w));
+    return w;
+}
+
+static void ended_with(td_worker *w, int expected)
+{
+    int result = 1;
+    CHECK_OK(td_join_for(w, td_s(30 * SLOW)));
+    CHECK_OK(td_result(w, int, &result));
+    CHECK_INT(result, expected);
+    td_free(w);
+}
+
+static td_queue *queue_of(int kind, bool shared, size_t capacity)
+{
+    return QUEUE(.item_size = sizeof(int), .capacity = capacity, .shared = shared, .kind = (td_queue_kind)kind,
+                 .priority = kind == TD_QUEUE_PRIORITY ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 }, .joinable = true);
+}
+
+#define FOR_ALL_QUEUES                   \
+    for (int kind = 0; kind < 3; kind++) \
+        for (int shared = how != &mode_thread; shared < 2; shared++)
+
+static void asleep(const _Atomic uint32_t *word)
+{
+    WAIT_UNTIL(td__load_relaxed(word) & 1, 20);
+    pause_ms(2); /* into the kernel; not needed for the outcome */
+}
+
+TEST_MODES(shutdown_wakes_all)
+{
+    FOR_ALL_QUEUES
+    for (int what = GET; what <= PUT; what++) {
+        td_queue *q = queue_of(kind, shared, 1);
+        td_worker *w[3];
+        int x = 1;
+        if (what == PUT)
+            CHECK_OK(td_queue_put(q, &x));
+        for (int i = 0; i < 3; i++)
+            w[i] = start_waiter(how, q, NULL, what);
+        asleep(what == PUT ? &q->space : &q->items);
+        CHECK_OK(td_queue_shutdown(q, false));
+        for (int i = 0; i < 3; i++)
+            ended_with(w[i], TD_ECLOSED);
+        if (what == PUT)
+            CHECK_OK(td_queue_get(q, &x));
+        td_queue_free(q);
+    }
+}
+
+TEST_MODES(cancel_ends_waits)
+{
+    FOR_ALL_QUEUES
+    for (int what = GET_CANCELLED; what <= PUT_CANCELLED; what++) {
+        td_queue *q = queue_of(kind, shared, 1);
+        td_cancel *cancel = shared_memory(sizeof *cancel);
+        int x = 1;
+        if (what == PUT_CANCELLED)
+            CHECK_OK(td_queue_put(q, &x));
+        td_worker *a = start_waiter(how, q, cancel, what), *b = start_waiter(how, q, cancel, what);
+        asleep(what == PUT_CANCELLED ? &q->space : &q->items);
+        td_cancel_fire(cancel);
+        ended_with(a, TD_ECANCELLED);
+        ended_with(b, TD_ECANCELLED);
+        /* Fired before: at once; but what is there is taken. */
+        CHECK_ERROR(what == PUT_CANCELLED ? td_queue_put_with(q, &x, TD_NO_LIMIT, cancel)
+                                          : td_queue_get_with(q, &x, TD_NO_LIMIT, cancel),
+                    TD_ECANCELLED);
+        if (what == GET_CANCELLED) {
+            CHECK_OK(td_queue_put(q, &x));
+            CHECK_OK(td_queue_get_with(q, &x, TD_NO_LIMIT, cancel));
+        }
+        td_queue_free(q);
+    }
+}
+
+TEST(limits_pass)
+{
+    for (int kind = 0; kind < 3; kind++)
+        for (int shared = 0; shared < 2; shared++) {
+            td_queue *q = queue_of(kind, shared, 1);
+            int x = 1;
+            double start = now();
+            CHECK_ERROR(td_queue_get_for(q, &x, td_ms(50)), TD_ETIMEOUT);
+            CHECK_TIME(now() - start, 0.05);
+            CHECK_OK(td_queue_put_for(q, &x, td_ms(50)));
+            start = now();
+            CHECK_ERROR(td_queue_put_for(q, &x, td_ms(50)), TD_ETIMEOUT);
+            CHECK_TIME(now() - start, 0.05);
+            CHECK_ERROR(td_queue_join_for(q, td_ms(1)), TD_ETIMEOUT);
+            td_queue_free(q);
+        }
+}
+
+/* As many items, or places, as sleepers, all at once: every one is woken, though only one wake-up is on its way. */
+TEST_MODES(batches_wake_all)
+{
+    FOR_ALL_QUEUES
+    for (int what = GET; what <= PUT; what++) {
+        td_queue *q = queue_of(kind, shared, 4);
+        int some[4] = { 1, 2, 3, 4 };
+        td_worker *w[4];
+        if (what == PUT)
+            CHECK_INT(td_queue_put_many(q, some, 4), 4);
+        for (int i = 0; i < 4; i++)
+            w[i] = start_waiter(how, q, NULL, what);
+        asleep(what == PUT ? &q->space : &q->items);
+        for (int moved = 0; moved < 4;) {
+            int64_t n =
+                what == PUT ? td_queue_try_get_many(q, some, (size_t)(4 - moved)) : td_queue_try_put_many(q, some, 4);
+            REQUIRE(n > 0);
+            moved += (int)n;
+        }
+        for (int i = 0; i < 4; i++)
+            ended_with(w[i], 0);
+        td_queue_free(q);
+    }
+}
+
+/* One item at a time between sleepers, who come and go. A lost wake-up hangs. */
+typedef struct ring_of {
+    td_queue *from, *to;
+    int rounds;
+} ring_of;
+static int hand_on(td_call *call)
+{
+    ring_of a = td_arg(call, ring_of);
+    int x;
+    for (int i = 0; i < a.rounds; i++) {
+        REQUIRE_OK(td_queue_get_for(a.from, &x, td_s(30 * SLOW)));
+        REQUIRE_OK(td_queue_put_for(a.to, &x, td_s(30 * SLOW)));
+    }
+    return harness_failed();
+}
+
+TEST_MODES(handed_around)
+{
+    FOR_ALL_QUEUES
+    {
+        enum { STATIONS = 4, EACH = 2 };
+        td_queue *q[STATIONS];
+        td_worker *w[STATIONS * EACH];
+        for (int i = 0; i < STATIONS; i++)
+            q[i] = queue_of(kind, shared, 1);
+        for (int i = 0; i < STATIONS * EACH; i++) {
+            ring_of a = { q[i % STATIONS], q[(i + 1) % STATIONS], 500 / SLOW };
+            w[i] = WORKER(NEW(.target = hand_on, .args = TD_VAL(a)));
+            REQUIRE_OK(td_start(w[i]));
+        }
+        for (int x = 0; x < 2; x++)
+            CHECK_OK(td_queue_put(q[x], &x));
+        for (int i = 0; i < STATIONS * EACH; i++) {
+            CHECK_OK(td_join(w[i]));
+            CHECK_INT(td_result_code(w[i]), 0);
+            td_free(w[i]);
+        }
+        for (int i = 0; i < STATIONS; i++)
+            td_queue_free(q[i]);
+    }
+}
+
+/* The kernel refuses the barriers that the quick way relies on: a slower one, the same outcome. */
+TEST(handed_around_without_barriers)
+{
+    td__release_by_exchange = true;
+    test_handed_around(&mode_thread);
+}
+
+TEST_MODES(join_is_woken)
+{
+    FOR_ALL_QUEUES
+    {
+        td_queue *q = queue_of(kind, shared, 4);
+        int x = 1;
+        for (int i = 0; i < 3; i++)
+            CHECK_OK(td_queue_put(q, &x));
+        td_worker *a = start_waiter(how, q, NULL, JOIN), *b = start_waiter(how, q, NULL, JOIN);
+        asleep(&q->finished);
+        for (int i = 0; i < 3; i++) {
+            CHECK(td_is_alive(a) && td_is_alive(b));
+            CHECK_OK(td_queue_get(q, &x));
+            CHECK_OK(td_queue_task_done(q));
+        }
+        ended_with(a, 0);
+        ended_with(b, 0);
+        CHECK_OK(td_queue_put(q, &x));
+        CHECK_OK(td_queue_put(q, &x));
+        a = start_waiter(how, q, NULL, JOIN);
+        asleep(&q->finished);
+        CHECK_OK(td_queue_shutdown(q, true));
+        ended_with(a, 0);
+        td_queue_free(q);
+    }
+}
+
+/* For a wait on several things: either there is something now, or the word changes when something comes. */
+TEST(prepared)
+{
+    for (int kind = 0; kind < 3; kind++)
+        for (int shared = 0; shared < 2; shared++) {
+            td_queue *q = queue_of(kind, shared, 1);
+            td__futex_item word;
+            int x = 1;
+            CHECK(!td__queue_prepare(q, &word));
+            CHECK_INT(td__load_relaxed(word.word), word.expected);
+            CHECK_OK(td_queue_put(q, &x));
+            CHECK(td__load_relaxed(word.word) != word.expected);
+            CHECK(td__queue_prepare(q, &word));
+            CHECK_OK(td_queue_get(q, &x));
+            CHECK(!td__queue_prepare(q, &word));
+            CHECK_OK(td_queue_shutdown(q, false));
+            CHECK(td__load_relaxed(word.word) != word.expected);
+            CHECK(td__queue_prepare(q, &word));
+            td_queue_free(q);
+        }
+}
+
+/* --- forks --------------------------------------------------------------------------------------------------- */
+
+/* A private queue is the child's own copy: with the items, and usable. */
+TEST(private_in_a_forked_child)
+{
+    for (size_t capacity = 0; capacity < 8; capacity += 4) {
+        td_queue *q = queue_of(TD_QUEUE_FIFO, false, capacity);
+        int x = 5;
+        CHECK_OK(td_queue_put(q, &x));
+        pid_t pid = fork();
+        if (pid == 0) {
+            bool fine = td_queue_get(q, &x) == 0 && x == 5 && td_queue_try_get(q, &x) == TD_EEMPTY;
+            for (x = 0; x < 3; x++)
+                fine = fine && td_queue_put(q, &x) == 0;
+            _exit(fine ? 0 : 1);
+        }
+        int status = -1;
+        CHECK_INT(waitpid(pid, &status, 0), pid);
+        CHECK_INT(status, 0);
+        CHECK_INT(td_queue_qsize(q), 1);
+        td_queue_free(q);
+    }
+}
+
+/* What another thread was in the middle of when the process forked goes on in the parent, and not in the child. */
+TEST(places_left_by_a_fork)
+{
+    for (int reading = 0; reading < 2; reading++) {
+        td_queue *q = queue_of(TD_QUEUE_FIFO, false, 2);
+        int x;
+        for (x = 0; x < 2; x++)
+            CHECK_OK(td_queue_put(q, &x));
+        /* As though a thread were just taking out the first, or putting it. */
+        td__cell *cell = td__wheel_cell(&q->first, 0);
+        td__store_relaxed(&cell->state, TD__OWNED_BY(td__queue_life) | (reading ? TD__READING : TD__WRITING));
+        pid_t pid = fork();
+        if (pid == 0) {
+            bool fine = true, got[2] = { !reading, false };
+            while (fine && !(got[0] && got[1])) {
+                fine = td_queue_get_for(q, &x, td_s(20)) == 0 && !got[x];
+                got[x] = true;
+            }
+            for (int i = 0; i < 2; i++)
+                fine = fine && td_queue_put_for(q, &i, td_s(20)) == 0;
+            fine = fine && td_queue_try_put(q, &x) == TD_EFULL;
+            _exit(fine ? 0 : 1);
+        }
+        int status = -1;
+        CHECK_INT(waitpid(pid, &status, 0), pid);
+        CHECK_INT(status, 0);
+        td_queue_free(q);
+    }
+}
+
+/* The forked child uses a shared queue together with its parent. */
+TEST(shared_with_a_forked_child)
+{
+    td_queue *to = queue_of(TD_QUEUE_FIFO, true, 2), *from = queue_of(TD_QUEUE_FIFO, true, 2);
+    pid_t pid = fork();
+    int x = 0;
+    if (pid == 0) {
+        for (int i = 0; i < 1000; i++)
+            if (td_queue_get_for(to, &x, td_s(20)) < 0 || td_queue_put_for(from, &x, td_s(20)) < 0)
+                _exit(1);
+        _exit(0);
+    }
+    for (int i = 0; i < 1000; i++) {
+        CHECK_OK(td_queue_put_for(to, &i, td_s(20)));
+        CHECK_OK(td_queue_get_for(from, &x, td_s(20)));
+        CHECK_INT(x, i);
+    }
+    int status = -1;
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK_INT(status, 0);
+}
