@@ -214,6 +214,11 @@ static inline bool is_queue(const td_queue *q)
     return td__likely(q != NULL && q->magic == TD__QUEUE_MAGIC);
 }
 
+bool td__queue_valid(const td_queue *q)
+{
+    return is_queue(q);
+}
+
 static int check(const td_queue *q, const void *memory, bool any_size, const char *call)
 {
     if (!is_queue(q))
@@ -466,11 +471,6 @@ static void drop(td_queue *q, td__party *me)
         td__fifo_drop(q, me);
     else
         td__sorted_drop(q, me);
-}
-
-bool td__queue_valid(const td_queue *q)
-{
-    return is_queue(q);
 }
 
 int td_queue_shutdown(td_queue *q, bool immediate)

@@ -75,7 +75,7 @@ struct td_queue {
 
     /* read by every operation, written when something rare happens */
     _Atomic uint32_t gate;
-    _Atomic uint32_t items, space, finished; /* slept on: a generation, and bit 0: somebody sleeps */
+    _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
     _Atomic uint32_t returned, looked;       /* they differ: items have come back, see wheel.h */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
@@ -143,8 +143,6 @@ bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t 
 #define TD__QUEUE_WATCHER 2u
 #define TD__QUEUE_AWAITED 3u
 
-bool td__queue_valid(const td_queue *queue); /* made and not freed */
-
 /* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
 void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n);
 static inline void td__queue_changed(const td_queue *queue, _Atomic uint32_t *word, int n)
@@ -162,11 +160,9 @@ void td__queue_wake_all(td_queue *queue);
 int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
                    int64_t deadline, const td_cancel *cancel);
 
-/*
- * For a wait on several things: true if there is something to get now, or never will be again; else it has announced
- * that somebody sleeps, and says on which word, with which value. Who ends that wakes all, so that nobody else's
- * wake-up goes to one who only looks. Where barriers are refused, look again after a millisecond.
- */
+/* Is there something to get, or has it been shut down? If not, it has been announced that somebody sleeps, and `item`
+ * says on what; who ends that wakes all. To be looked at again after a while where the kernel refuses barriers. */
+bool td__queue_valid(const td_queue *queue); /* made and not freed */
 bool td__queue_prepare(td_queue *queue, td__futex_item *item);
 
 /* --- sorted.c ---------------------------------------------------------------------------------------------- */

@@ -226,7 +226,8 @@ TEST(bad_input)
     CHECK_NULL(td_queue_create(&(td_queue_options){ .item_size = 8 }), TD_EINVAL);
     CHECK_NULL(td_queue_new(.item_size = SIZE_MAX), TD_ETOOBIG);
     CHECK_NULL(td_queue_new(.item_size = 8, .capacity = SIZE_MAX), TD_ETOOBIG);
-    CHECK_NULL(td_queue_new(.item_size = (size_t)1 << 30, .capacity = (size_t)1 << 30), TD_ENOMEM);
+    if (!SANITIZED) /* which end a program that asks for so much */
+        CHECK_NULL(td_queue_new(.item_size = (size_t)1 << 30, .capacity = (size_t)1 << 30), TD_ENOMEM);
     CHECK_NULL(td_queue_new(.item_size = (size_t)1 << 30, .capacity = (size_t)1 << 30, .shared = true), TD_ENOMEM);
     CHECK_NULL(td_queue_new(.item_size = 8, .kind = (td_queue_kind)7), TD_EINVAL);
     CHECK_NULL(td_queue_new(.item_size = 8, .kind = TD_QUEUE_PRIORITY), TD_EINVAL);

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The ring of src/queue/wheel.h, fifo.c and repair.c: producers, consumers, any of which may be killed between any two
+ * steps, and the repair. Checked:
+ *   - positions are claimed in order, by puts and, but for what comes back, by gets;
+ *   - an item whose put has returned is delivered once, in the end; no item twice, none that was not written;
+ *   - nobody waits for the dead: when nothing moves any more, everything has been delivered.
+ *
+ * Negative controls: with NO_SKIP the place of a dead producer stays as it is; with NO_RANGE an item comes back without a
+ * note of where; with NO_BUMP without telling that something has. Each must be found.
+ *
+ * Steps here are sequentially consistent. The claims are so in the code; the stores that end a claim are releases, which
+ * is what their readers need; sleeping, which needs more, is the matter of latch.pml.
+ */
+#define CAP       2
+#ifndef PRODUCERS
+#define PRODUCERS 2
+#endif
+#ifndef CONSUMERS
+#define CONSUMERS 2
+#endif
+#ifndef EACH
+#define EACH      2
+#endif
+#ifndef DEATHS
+#define DEATHS    2
+#endif
+#define ITEMS   (PRODUCERS * EACH)
+#define PARTIES (PRODUCERS + CONSUMERS)
+
+#define EMPTY   0
+#define WRITING 1
+#define FULL    2
+#define READING 3
+#define NOBODY  255
+
+#define NONE 0
+#define PUT  1
+#define GET  2
+#define GONE 3
+
+typedef cell_t {
+    byte lap, phase, owner, data
+};
+cell_t cell[CAP];
+byte tail, head;                       /* hints */
+byte returned, looked, low, high;
+byte kind[PARTIES], argument[PARTIES]; /* the records */
+bool dead[PARTIES], finished[PARTIES];
+byte deaths;
+bool put_done[ITEMS];
+byte delivered[ITEMS];
+byte puts_claimed;                     /* ghosts: how many positions; which, by gets, or never to be */
+bool taken[ITEMS + 1];
+
+#define DIE                                                                    \
+    if                                                                         \
+    :: atomic { deaths < DEATHS -> deaths++; dead[me] = true }; goto end       \
+    :: skip                                                                    \
+    fi
+
+#define C      cell[pos % CAP]
+#define LAP    (pos / CAP)
+#define OWN(w) (C.lap == LAP && C.owner == me && C.phase == w)
+
+proctype producer(byte me)
+{
+    byte pos, n, seen_lap, seen_phase;
+    n = 0;
+    do
+    :: n < EACH ->
+        kind[me] = PUT;
+look:   pos = tail;
+walk:   DIE;
+        atomic { seen_lap = C.lap; seen_phase = C.phase };
+        if
+        :: seen_lap == LAP && seen_phase == EMPTY ->
+            argument[me] = pos;
+            DIE;
+            if
+            :: atomic { C.lap == LAP && C.phase == EMPTY ->
+                   assert(pos == puts_claimed);
+                   puts_claimed++;
+                   C.phase = WRITING; C.owner = me }
+            :: atomic { else -> skip }; goto walk
+            fi
+        :: seen_lap < LAP -> /* full */
+end_full:   C.lap >= LAP; /* sleeps */
+            goto look
+        :: else ->
+            /* behind by laps, or claimed by another */
+            d_step { if
+                     :: seen_phase == EMPTY -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
+                     :: else -> pos = pos + (seen_lap - LAP) * CAP + 1
+                     fi };
+            goto walk
+        fi;
+        DIE;
+        if
+        :: tail < pos + 1 -> DIE; tail = pos + 1
+        :: else
+        fi;
+        DIE;
+        C.data = me * EACH + n;
+        DIE;
+        C.phase = FULL; /* and no owner */
+        DIE;
+        kind[me] = NONE;
+        put_done[me * EACH + n] = true;
+        n++
+    :: else -> break
+    od;
+    finished[me] = true;
+end: skip
+}
+
+proctype consumer(byte me)
+{
+    byte pos, seen_lap, seen_phase, l, r, hi, hand;
+end_wait:
+    do
+    :: true ->
+        kind[me] = GET;
+look:   DIE;
+        if
+        :: returned != looked ->
+            l = looked;
+            r = returned;
+            hi = high;
+            pos = low;
+            do
+            :: l != r && pos < hi ->
+                if
+                :: C.lap == LAP && C.phase == FULL ->
+                    argument[me] = pos;
+                    DIE;
+                    if
+                    :: atomic { C.lap == LAP && C.phase == FULL ->
+                           C.phase = READING; C.owner = me;
+                           assert(pos == 0 || taken[pos - 1]);
+                           taken[pos] = true }; goto have
+                    :: atomic { else -> skip }
+                    fi
+                :: else
+                fi;
+                pos++
+            :: else -> break
+            od;
+            atomic { if
+                     :: looked == l -> looked = r
+                     :: else
+                     fi }
+        :: else
+        fi;
+        pos = head;
+walk:   DIE;
+        atomic { seen_lap = C.lap; seen_phase = C.phase };
+        if
+        :: seen_lap == LAP && seen_phase == FULL ->
+            argument[me] = pos;
+            DIE;
+            if
+            :: atomic { C.lap == LAP && C.phase == FULL ->
+                   C.phase = READING; C.owner = me;
+                   assert(pos == 0 || taken[pos - 1]);
+                   taken[pos] = true }
+            :: atomic { else -> skip }; goto walk
+            fi
+        :: seen_lap < LAP || (seen_lap == LAP && seen_phase < FULL) -> /* empty, or being written */
+end_empty:  if
+            :: atomic { C.lap != seen_lap || C.phase != seen_phase || returned != looked -> skip } /* sleeps */
+            fi;
+            goto look
+        :: else ->
+            d_step { if
+                     :: seen_phase != READING -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
+                     :: else -> pos = pos + (seen_lap - LAP) * CAP + 1
+                     fi };
+            goto walk
+        fi;
+        DIE;
+        if
+        :: head < pos + 1 -> DIE; head = pos + 1
+        :: else
+        fi;
+have:   DIE;
+        hand = C.data;
+        DIE;
+        atomic { C.lap = C.lap + 1; C.phase = EMPTY; C.owner = NOBODY; /* takes effect */
+                 delivered[hand]++;
+                 assert(delivered[hand] == 1) };
+        DIE;
+        kind[me] = NONE
+    od;
+end: skip
+}
+
+/* The watcher. It may be killed, too, between any two steps, and another one begins again. */
+proctype repair()
+{
+    byte me, pos;
+    bool killed;
+end_watch:
+    do
+    :: atomic { dead[0] && kind[0] != GONE -> me = 0 }; goto work
+    :: atomic { dead[1] && kind[1] != GONE -> me = 1 }; goto work
+#if PARTIES > 2
+    :: atomic { dead[2] && kind[2] != GONE -> me = 2 }; goto work
+#endif
+#if PARTIES > 3
+    :: atomic { dead[3] && kind[3] != GONE -> me = 3 }; goto work
+#endif
+    od;
+work:
+    pos = argument[me];
+    if
+    :: kind[me] == PUT ->
+#ifndef NO_SKIP
+        d_step { if
+                 :: OWN(WRITING) -> C.lap = C.lap + 1; C.phase = EMPTY; C.owner = NOBODY; taken[pos] = true
+                 :: else
+                 fi }
+#else
+        skip
+#endif
+    :: kind[me] == GET ->
+#ifndef NO_RANGE
+        if
+        :: returned != looked && low != high ->
+            if
+            :: pos < low -> low = pos
+            :: else
+            fi;
+            if
+            :: pos + 1 > high -> high = pos + 1
+            :: else
+            fi
+        :: else -> low = pos; high = pos + 1
+        fi;
+#endif
+        if
+        :: !killed -> killed = true; goto end_watch
+        :: skip
+        fi;
+        atomic { if
+                 :: OWN(READING) -> C.phase = FULL; C.owner = NOBODY
+                 :: else
+                 fi };
+        if
+        :: !killed -> killed = true; goto end_watch
+        :: skip
+        fi;
+#ifndef NO_BUMP
+        returned++
+#endif
+    :: else
+    fi;
+    kind[me] = GONE;
+    goto end_watch
+}
+
+init {
+    byte i;
+    atomic {
+        i = 0;
+        do
+        :: i < CAP -> cell[i].owner = NOBODY; i++
+        :: else -> break
+        od;
+        i = 0;
+        do
+        :: i < PRODUCERS -> run producer(i); i++
+        :: i >= PRODUCERS && i < PARTIES -> run consumer(i); i++
+        :: else -> break
+        od;
+        run repair()
+    };
+    /* Nothing moves any more. */
+    timeout;
+    bool some = false;
+    atomic {
+        i = PRODUCERS;
+        do
+        :: i < PARTIES -> some = some || !dead[i]; i++
+        :: else -> break
+        od;
+        i = 0;
+        do
+        :: i < PRODUCERS -> assert(!some || dead[i] || finished[i]); i++
+        :: else -> break
+        od;
+        i = 0;
+        do
+        :: i < ITEMS -> assert(!some || !put_done[i] || delivered[i] == 1); i++
+        :: else -> break
+        od
+    }
+}
