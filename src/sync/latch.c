@@ -17,6 +17,7 @@
  */
 #define SPIN_NS      40000
 #define PATIENCE_NS  15000
+#define PAUSES_FIRST 2
 #define PAUSES_MOST  64
 #define PRESS_LOOKS  100
 #define PAUSES_ASIDE 16
@@ -121,7 +122,7 @@ static bool spin(waiting *w)
 {
     int64_t begun = 0, now = 0;
     bool pressed = false;
-    for (unsigned length = 1; td__cpu_count() > 1 && now - begun < SPIN_NS;) {
+    for (unsigned length = PAUSES_FIRST; td__cpu_count() > 1 && now - begun < SPIN_NS;) {
         pauses(length);
         if (take(w->latch, w->me, &w->result))
             return true;
