@@ -74,7 +74,7 @@ static int walk_run(uint32_t page, td__page_meaning run, found *found)
 /* Under the latch of the pages. */
 static int walk_pages(found *found)
 {
-    bool after_free = false;
+    td__page_kind before = TD__NONE;
     for (uint32_t page = 1, count; page < td__heap_top(); page += count) {
         td__page_meaning tag;
         if (!td__page_read(page, &tag) || tag.kind == TD__NONE || tag.kind == TD__END || tag.kind > TD__SLAB)
@@ -83,9 +83,9 @@ static int walk_pages(found *found)
         int r = tag.kind == TD__SLAB ? walk_slab(page, &count, found) : walk_run(page, tag, found);
         if (r < 0)
             return r;
-        if (after_free && is_free(tag.kind))
+        if (is_free(tag.kind) && before == tag.kind)
             return bad("two free runs side by side", page);
-        after_free = is_free(tag.kind);
+        before = tag.kind;
     }
     return 0;
 }

@@ -117,24 +117,31 @@ static inline uintptr_t *given(td__party *me)
     return &me->step[TD__STEP_MEMORY].object;
 }
 
+/* The step stays open for good: with nothing in it, it says that nothing is under way. */
 static inline void begin(td__party *me)
 {
-    td__program_order(); /* the end of the step before */
-    td__step_begin(me, TD__STEP_MEMORY, 1, NULL, 0, 0);
+    if (td__unlikely(me->step[TD__STEP_MEMORY].kind == 0))
+        td__step_begin(me, TD__STEP_MEMORY, 1, NULL, 0, 0);
 }
 
-/* The last that is done: from here on the block is the program's, or freed. */
-static inline void end(td__party *me)
+/* The last that is done: from here on the block is the program's. */
+static inline void end_taking(td__party *me)
 {
     td__program_order();
-    me->step[TD__STEP_MEMORY].kind = 0;
+    me->step[TD__STEP_MEMORY].object = 0;
+}
+
+static inline void end_freeing(td__party *me)
+{
+    td__program_order();
+    me->step[TD__STEP_MEMORY].argument = 0;
 }
 
 void *td__heap_take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
 {
     begin(me);
     void *block = take(me, alignment, size, name, call);
-    end(me);
+    end_freeing(me);
     return block;
 }
 
@@ -156,7 +163,7 @@ static void *allocate(size_t alignment, size_t size, bool zero, const char *call
     void *block = take(me, alignment, size, given(me), call);
     if (zero && block)
         memset(block, 0, size);
-    end(me);
+    end_taking(me);
     return block;
 }
 
@@ -216,7 +223,7 @@ void td_shared_free(void *block)
         return;
     begin(me);
     release(me, &where, block, "td_shared_free");
-    end(me);
+    end_freeing(me);
 }
 
 bool td_shared_is(const void *address)
@@ -245,7 +252,7 @@ static bool fits(td__party *me, const place *where, size_t size)
     uint32_t keep = (uint32_t)((size + TD__PAGE - 1) / TD__PAGE);
     begin(me);
     td__pages_free(me, where->page, keep, &me->step[TD__STEP_MEMORY].argument);
-    end(me);
+    end_freeing(me);
     return true;
 }
 
@@ -270,7 +277,8 @@ void *td_shared_realloc(void *block, size_t size)
         memcpy(moved, block, size < where.size ? size : where.size);
         release(me, &where, block, "td_shared_realloc");
     }
-    end(me);
+    end_freeing(me);
+    end_taking(me);
     return moved;
 }
 

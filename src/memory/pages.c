@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Runs of pages. Free ones stand in bins by length, and no two of them side by side: neighbours are found by the tags
+ * Runs of pages. Free ones stand in bins by length, and no two of a kind side by side: neighbours are found by the tags
  * at both ends. Everything here is guarded by the latch of the pages, but for runs that somebody has in its hands.
  *
  * Memory for the pages is asked for outside of the latch, for it takes long: a run from a BARE one is in the taker's
@@ -156,15 +156,18 @@ static int run_before(uint32_t page, uint32_t *first, td__page_meaning *run)
     return 0;
 }
 
-/* Puts a run among the free ones, together with its neighbours. */
-static int merge(td__party *me, uint32_t page, uint32_t count, td__page_kind kind)
+/*
+ * Puts a run among the free ones, together with its neighbours of the same kind, or with free ones of any. One with
+ * memory and one without are kept apart until pages run out: what is freed and taken again need not be asked for again.
+ */
+static int merge(td__party *me, uint32_t page, uint32_t count, td__page_kind kind, bool any)
 {
     uint32_t after = page + count, before;
     td__page_meaning run;
     if (after < td__heap_top()) {
         if (!td__page_read(after, &run))
             return td__heap_corrupt("the tag of page %p", (void *)td__page_address(after));
-        if (is_free(run)) {
+        if (is_free(run) && (any || run.kind == kind)) {
             run = run_at(after);
             if (run.kind == TD__NONE || cut_off(me, after, run.value) < 0)
                 return td__heap_corrupt("the free pages at %p", (void *)td__page_address(after));
@@ -175,7 +178,7 @@ static int merge(td__party *me, uint32_t page, uint32_t count, td__page_kind kin
     }
     if (run_before(page, &before, &run) < 0)
         return TD_ECORRUPT;
-    if (run.kind != TD__NONE) {
+    if (run.kind != TD__NONE && (any || run.kind == kind)) {
         if (cut_off(me, before, run.value) < 0)
             return TD_ECORRUPT;
         if (run.value > 1)
@@ -198,7 +201,7 @@ static int grow(td__party *me, uint32_t count)
     td__page_meaning run;
     if (run_before(top, &before, &run) < 0)
         return TD_ECORRUPT;
-    if (run.kind != TD__NONE && run.value < count)
+    if (run.kind == TD__BARE && run.value < count)
         more = count - run.value;
     if (more > room)
         return TD_ENOMEM;
@@ -206,7 +209,38 @@ static int grow(td__party *me, uint32_t count)
     if (td__region_populate(&here.map[top], more * sizeof(td__page)) < 0)
         return TD_ENOMEM;
     td__set_atomic(me, &here.heap->top, top + more);
-    return merge(me, top, more, TD__BARE);
+    return merge(me, top, more, TD__BARE, false);
+}
+
+/* When pages run out: joins the free runs side by side that have been kept apart. */
+static int join_all(td__party *me)
+{
+    for (uint32_t page = 1; page < td__heap_top();) {
+        td__page_meaning run, next = { TD__NONE, 0 };
+        if (!td__page_read(page, &run) || run.kind == TD__NONE || run.kind == TD__END || run.kind > TD__SLAB)
+            return td__heap_corrupt("the tag of page %p", (void *)td__page_address(page));
+        uint32_t count = run.value;
+        if (run.kind == TD__SLAB) {
+            if (!td__slab_is_whole(td__slab_of_page(page)))
+                return td__heap_corrupt("the slab at %p", (void *)td__page_address(page));
+            count = td__classes[td__slab_class(td__slab_of_page(page))].pages;
+        }
+        if (count == 0 || count > td__heap_top() - page)
+            return td__heap_corrupt("the length of the run of pages at %p", (void *)td__page_address(page));
+        if (is_free(run) && page + count < td__heap_top())
+            next = run_at(page + count);
+        if (next.kind == TD__NONE) {
+            page += count;
+            continue;
+        }
+        if (cut_off(me, page, count) < 0)
+            return TD_ECORRUPT;
+        set_no_tag(me, page + count - 1);
+        if (merge(me, page, count, run.kind, true) < 0)
+            return TD_ECORRUPT;
+        td__section_commit(me); /* one at a time, however many */
+    }
+    return 0;
 }
 
 /* Makes the first pages of a free run USED. */
@@ -243,9 +277,11 @@ int td__pages_take(td__party *me, uint32_t count, uintptr_t *name, unsigned tag,
     int r = find(count, page);
     if (r == 0 && *page == 0) {
         r = grow(me, count);
+        if (r == TD_ENOMEM)
+            r = join_all(me);
         if (r == 0)
             r = find(count, page);
-        else if (r == TD_ENOMEM) /* the last resort: all of the own bin */
+        if (r == 0 && *page == 0) /* the last resort: all of the own bin */
             r = look_through(td__bin_of(count), count, here.page_count, page);
         if (r == 0 && *page == 0)
             r = TD_ENOMEM;
@@ -312,7 +348,7 @@ int td__pages_give(td__party *me, uint32_t page, uintptr_t *name, bool wait)
     td__step_point();
     if (!td__heap_enter(me, &here.heap->latch, wait))
         return TD_EBUSY;
-    r = merge(me, page, count, count >= TD__PUNCH_PAGES ? TD__BARE : TD__FREE);
+    r = merge(me, page, count, count >= TD__PUNCH_PAGES ? TD__BARE : TD__FREE, false);
     if (r < 0)
         td__section_undo(me);
     td__set(me, name, 0);
@@ -339,7 +375,7 @@ int td__pages_free(td__party *me, uint32_t page, uint32_t keep, uintptr_t *going
     bool apart = r == 0 && (keep || run.value >= TD__PUNCH_PAGES);
     if (apart)
         part(me, page, run.value, keep, going);
-    else if (r == 0 && (r = merge(me, page, run.value, TD__FREE)) < 0)
+    else if (r == 0 && (r = merge(me, page, run.value, TD__FREE, false)) < 0)
         td__section_undo(me);
     td__section_leave(me, &here.heap->latch);
     return apart ? td__pages_give(me, page + keep, going, true) : r;

@@ -245,6 +245,25 @@ static void turn(td__party *me, td__slab *slab, int index)
     td__set_atomic(me, word, td__load_relaxed(word) ^ (uint64_t)1 << index % 64);
 }
 
+/* Under the latch: the block is taken, and its address in *name. As td__set twice, but quicker. */
+static inline void turn_and_name(td__party *me, td__slab *slab, int index, uintptr_t *name, uintptr_t address)
+{
+    _Atomic uint64_t *word = &slab->taken[index / 64];
+    uint64_t taken = td__load_relaxed(word);
+    if (td__unlikely(me->undo_count + 2 > TD__UNDO_MAX))
+        td__section_overflow();
+    td__undo *undo = &me->undo[me->undo_count];
+    undo[0] = (td__undo){ word, taken, sizeof taken };
+    undo[1] = (td__undo){ name, *name, sizeof *name };
+    td__program_order(); /* noted before they are changed */
+    me->undo_count += 2;
+    td__program_order();
+    td__store_relaxed(word, taken ^ (uint64_t)1 << index % 64);
+    td__program_order();
+    *name = address;
+    td__program_order();
+}
+
 /* Under the latch: off the list, unless a block has just been freed. */
 static int set_full(td__party *me, td__slab *slab)
 {
@@ -268,8 +287,7 @@ static int take_listed(td__party *me, td__shard *shard, unsigned class, uintptr_
         int index = find(slab);
         if (td__likely(index >= 0)) {
             *block = td__page_address(td__slab_page(slab)) + (size_t)index * td__classes[class].size;
-            turn(me, slab, index);
-            td__set(me, name, (uintptr_t)*block);
+            turn_and_name(me, slab, index, name, (uintptr_t)*block);
         } else if ((r = set_full(me, slab)) == 0) {
             r = TD_EBUSY;
         } else {

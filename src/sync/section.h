@@ -102,6 +102,14 @@ static inline void td__section_note(td__party *me, volatile void *at, size_t siz
     td__program_order();
 }
 
+/* What has been changed so far holds, as if the section had been left and entered again at once. */
+static inline void td__section_commit(td__party *me)
+{
+    td__program_order();
+    me->undo_count = me->section_undo[me->section_count - 1];
+    td__program_order();
+}
+
 /* Takes back what the innermost section has changed so far: for who finds in the middle that it cannot be done. */
 static inline void td__section_undo(td__party *me)
 {
