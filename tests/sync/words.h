@@ -13,6 +13,7 @@
 #include "harness.h"
 
 #include <signal.h>
+#include <tandem/shared.h>
 #include <tandem/sync.h>
 #include "sync/wait.h"
 
@@ -37,7 +38,7 @@ static const mode mode_shared __attribute__((unused)) = { "shared", TD_THREAD, T
 #define TEST_KILLED(name) TEST_METHODS(name)
 
 /* The same memory at each call. */
-static inline void *place(const mode *how, size_t size)
+static inline __attribute__((unused)) void *place(const mode *how, size_t size)
 {
     static _Alignas(64) char here[16384];
     if (how == &mode_private) {
@@ -45,11 +46,13 @@ static inline void *place(const mode *how, size_t size)
         memset(here, 0, size);
         return here;
     }
-    REQUIRE(td__shared_size > 0);
-    char *at = (char *)td__the_region + td__the_region->arena;
-    REQUIRE_INT(td__region_populate(at, size), 0);
-    memset(at, 0, size);
-    return at;
+    static void *there;
+    REQUIRE(size <= sizeof here);
+    if (!there)
+        there = td_shared_alloc(sizeof here);
+    REQUIRE(there != NULL);
+    memset(there, 0, size);
+    return there;
 }
 
 /* What a party is told; the same for a thread and for a process. */
