@@ -285,7 +285,9 @@ static int take_listed(td__party *me, td__shard *shard, unsigned class, uintptr_
     td__slab *slab = td__slab_numbered(first);
     if (td__likely(slab && td__slab_class(slab) == class && shard_of(slab) == shard)) {
         int index = find(slab);
-        if (td__likely(index >= 0)) {
+        if (td__unlikely(index >= td__classes[class].blocks)) {
+            r = td__heap_corrupt("the blocks of the slab at %p", (void *)td__page_address(td__slab_page(slab)));
+        } else if (td__likely(index >= 0)) {
             *block = td__page_address(td__slab_page(slab)) + (size_t)index * td__classes[class].size;
             turn_and_name(me, slab, index, name, (uintptr_t)*block);
         } else if ((r = set_full(me, slab)) == 0) {

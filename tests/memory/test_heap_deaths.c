@@ -8,6 +8,7 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include "memory/heap.h"
 
 #if defined(TD_FAULTS) && TD_FAULTS
@@ -266,6 +267,47 @@ TEST_METHODS_LIMIT(killed_at_each_step, 300)
             REQUIRE(step < 5000);
         }
     harness_note("    %ld deaths", all);
+    td_shared_free(job);
+}
+
+/*
+ * Between a death and its repair others go on: what they take meanwhile is theirs, though the dead one may have been
+ * about to take the same. (All in one shard, so that they do meet; a child that nobody watches, so that the repair can
+ * wait.)
+ */
+TEST_LIMIT(repair_spares_others, 150)
+{
+    static const int what[] = { 0, 1, 2, 3, 6, 7, 11 };
+    static const size_t sizes[] = { 64, 8192, 8192, 8192, 8192, 8192, 8192, 8192, 8192, 8192, 100000, 5000 };
+    enum { TAKEN = sizeof sizes / sizeof *sizes };
+    td__heap_here.shards = 1;
+    job *job = td_shared_calloc(1, sizeof *job);
+    for (int i = 0; i < 7 && !harness_failed(); i++)
+        for (long step = 1;; step++) {
+            void *taken[TAKEN];
+            prepare(job, what[i], step);
+            pid_t pid = fork();
+            if (pid == 0) {
+                td__party_self();
+                td__kill_at_step(step);
+                operations[what[i]].run(job);
+                _exit(0);
+            }
+            int status;
+            REQUIRE_INT(waitpid(pid, &status, 0), pid);
+            td__parties_died(pid);
+            for (int t = 0; t < TAKEN; t++)
+                REQUIRE((taken[t] = td_shared_alloc(sizes[t])) != NULL);
+            /* The program's watcher may be at it, too. */
+            WAIT_UNTIL((td__parties_repair(), !is_named(pid)), 10);
+            for (int t = 0; t < TAKEN; t++) {
+                CHECK(td_shared_size(taken[t]) >= sizes[t]);
+                if (td_shared_size(taken[t]) > 0)
+                    td_shared_free(taken[t]);
+            }
+            if (!settled(job, operations[what[i]].name, step) || status == 0)
+                break;
+        }
     td_shared_free(job);
 }
 
