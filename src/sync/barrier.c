@@ -22,7 +22,6 @@
  */
 #include <tandem/sync.h>
 #include "sync/monitor.h"
-#include "sync/spin.h"
 #include "sync/wait.h"
 
 #include <limits.h>
@@ -139,12 +138,11 @@ static bool arrive(visit *v, uint32_t *index)
 /* --- waiting ----------------------------------------------------------------------------------------------- */
 
 /* Until the word is no longer `word`: 0, or why not. May return without a reason. */
-static int sleep_on(visit *v, uint32_t word, td__spin *spin, int64_t deadline, const td_cancel *cancel)
+static int sleep_on(visit *v, uint32_t word, int64_t deadline, const td_cancel *cancel)
 {
     barrier *b = v->b;
-    while ((td__load_relaxed(&b->word) & ~SLEEPERS) == word)
-        if (!td__spin_closely(spin))
-            break;
+    /* Once others sleep, those who are to come are not about to. */
+    td__spin_by_luck(v->me, &b->word, word);
     uint32_t now = td__load_relaxed(&b->word);
     if ((now & ~SLEEPERS) != word)
         return 0;
@@ -169,9 +167,8 @@ static int leave_broken(visit *v)
 static int wait_for_others(visit *v, int64_t deadline, const td_cancel *cancel)
 {
     uint32_t phase = phase_of(v->word);
-    td__spin spin = { 0 };
     for (;;) {
-        int r = sleep_on(v, phase | FILLING, &spin, deadline, cancel);
+        int r = sleep_on(v, phase | FILLING, deadline, cancel);
         /* Acquire: what the others wrote before they arrived. */
         if (phase_of(td__load_acquire(&v->b->word)) != phase) {
             td__wait_used(v->me);
@@ -225,7 +222,6 @@ static int meet(visit *v, int64_t deadline, const td_cancel *cancel, td_barrier_
 {
     td__party *me = v->me;
     uint32_t index;
-    td__spin spin = { 0 };
     for (;;) {
         enter(v);
         td__store_relaxed(&me->granted, 0);
@@ -237,7 +233,7 @@ static int meet(visit *v, int64_t deadline, const td_cancel *cancel, td_barrier_
         td__wait_used(me);
         if ((v->word & STATE) == BROKEN)
             return td__fail_quick(TD_EBROKEN);
-        int r = sleep_on(v, v->word, &spin, deadline, cancel);
+        int r = sleep_on(v, v->word, deadline, cancel);
         if (r < 0)
             return td__fail_quick(r);
     }

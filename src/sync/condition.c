@@ -176,14 +176,29 @@ static uint32_t grant(td__party *me, condition *c, uint32_t *left, td__party *wo
     return count;
 }
 
+/* When the lock is released: one that wakes before that finds it taken, and perhaps its owner preempted in its favour.
+ */
+static void wake_later(td__party *me, condition *c, td__party *woken[], uint32_t count)
+{
+    td__latch *lock = (td__latch *)td__load_relaxed(&c->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        if (me->later_count < TD__LATER_MAX)
+            me->later[me->later_count++] = woken[i]->index;
+        else
+            td__party_poke(woken[i]);
+    }
+    /* Ours: no other changes this bit while we have the lock, and we see it at the release. */
+    if (count > 0)
+        td__fetch_or_acq_rel(&lock->contended, TD__LATER);
+}
+
 static uint32_t notify_some(td__party *me, condition *c, uint32_t *left)
 {
     td__party *woken[BATCH];
     td__monitor_enter(me, &c->monitor, left_by_fork);
     uint32_t count = grant(me, c, left, woken);
     td__monitor_leave(me, &c->monitor);
-    for (uint32_t i = 0; i < count; i++)
-        td__party_poke(woken[i]);
+    wake_later(me, c, woken, count);
     return count;
 }
 

@@ -210,7 +210,7 @@ void td__latch_after(const td__latch *latch, uint16_t contended)
         pauses(PAUSES_ASIDE);
 }
 
-void td__latch_release_slowly(td__latch *latch, const td__party *me)
+void td__latch_release_slowly(td__latch *latch, td__party *me)
 {
     uint32_t word = td__load_relaxed(&latch->word);
     do
@@ -219,6 +219,8 @@ void td__latch_release_slowly(td__latch *latch, const td__party *me)
     while (!td__cas_acq_rel(&latch->word, &word, 0));
     td__step_point();
     td__latch_after(latch, CONTENDED(word));
+    if (CONTENDED(word) & TD__LATER)
+        td__party_poke_later(me);
 }
 
 void td__latch_abandon(td__latch *latch, uint16_t index)

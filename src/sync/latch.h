@@ -5,7 +5,8 @@
  *
  *   owner      0 free; the index of the party that holds it; or DIED: free, and the last owner died holding it
  *   contended  bits: SLEEPERS: somebody may sleep; ASIDE: somebody has tried for long, and asks who releases to stand
- *              aside for a moment
+ *              aside for a moment; LATER: the owner itself has something to do after the release: there are those in
+ *              its record whom it has notified, and who will want the lock
  *
  * A release that finds `contended` clear is a plain store to `owner`, and then another load of `contended`; the
  * processor may do these in the other order. A sleeper pays for that: it sets `contended`, makes all processors pass a
@@ -37,6 +38,7 @@
 #define TD__NOBODY   0xfffeu /* no party has this index, see TD__PARTIES */
 #define TD__SLEEPERS 1u
 #define TD__ASIDE    2u
+#define TD__LATER    4u
 
 typedef struct td__latch {
     union {
@@ -67,7 +69,7 @@ bool td__latch_pass_barrier(bool shared);
  * names the latch already.
  */
 int td__latch_wait(td__latch *latch, td__party *me, int64_t deadline, const td_cancel *cancel);
-void td__latch_release_slowly(td__latch *latch, const td__party *me);
+void td__latch_release_slowly(td__latch *latch, td__party *me);
 /* After a release, which has found `contended` so. */
 void td__latch_after(const td__latch *latch, uint16_t contended);
 /* One that sleeps, if there is one. */
@@ -99,7 +101,7 @@ static inline uint16_t td__latch_release_quickly(td__latch *latch)
     return td__load_relaxed(&latch->contended);
 }
 
-static inline void td__latch_release(td__latch *latch, const td__party *me)
+static inline void td__latch_release(td__latch *latch, td__party *me)
 {
     uint16_t contended;
     if (td__unlikely(!td__latch_is_quick(latch, me)))

@@ -98,6 +98,7 @@ static void clean(td__party *party)
     td__store_relaxed(&party->list, 0);
     party->list_latch = NULL;
     party->acting = NULL;
+    party->later_count = 0;
     td__store_relaxed(&party->stray, 0);
 }
 
@@ -140,6 +141,7 @@ static void leave(void *party)
         return;
     while (me->held_count > 0)
         abandon_top(me, me);
+    td__party_poke_later(me);
     td__me = NULL;
     set_free(me, me->index);
 }

@@ -75,6 +75,13 @@ typedef struct td__party {
     /* own: the latch of the barrier whose action it runs, and in which phase */
     uint32_t acting_phase;
     struct td__latch *acting;
+    /* own: whom to wake when it releases a lock that says so, see TD__LATER. Dead, it is all the same: the repair wakes
+     * everybody. */
+#define TD__LATER_MAX 14
+    uint32_t later_count;
+    uint16_t later[TD__LATER_MAX];
+    /* own: how it has fared with spinning, see td__spin_by_luck */
+    uint32_t spins_failed, spins_skipped;
 
     _Alignas(64) uintptr_t held[TD__HELD_MAX];
     td__undo undo[TD__UNDO_MAX];
@@ -207,6 +214,8 @@ void td__party_moved(void);
 
 /* Makes a party that waits look at its surroundings. */
 void td__party_poke(td__party *party);
+/* The same for those in `later`. */
+void td__party_poke_later(td__party *me);
 void td__parties_poke(pid_t pid); /* those of a process */
 
 #endif

@@ -31,22 +31,6 @@ static inline bool td__spin_more(td__spin *spin)
     return true;
 }
 
-/* The same while the word has this value, and looking at it all the time: for words that only their end changes, so
- * that looking disturbs nobody. false: it still has it, sleep. */
-static inline bool td__spin_while(const _Atomic uint32_t *word, uint32_t value)
-{
-    for (uint32_t round = 1; round <= TD__SPIN_ROUNDS; round++) {
-        for (int i = 0; i < TD__SPIN_PAUSES && td__cpu_count() > 1; i++) {
-            if (td__load_relaxed(word) != value)
-                return true;
-            td__relax();
-        }
-        if (td__cpu_count() == 1 || round % 4 == 0)
-            td__yield();
-    }
-    return td__load_relaxed(word) != value;
-}
-
 /* As long as td__spin_more in all, but a single pause at a time: for what another processor does in a fraction of a
  * microsecond. */
 static inline bool td__spin_closely(td__spin *spin)

@@ -55,6 +55,14 @@ void td__party_poke(td__party *party)
         td__futex_wake(&party->wake, 1, asleep == 2);
 }
 
+void td__party_poke_later(td__party *me)
+{
+    uint32_t count = me->later_count;
+    me->later_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        td__party_poke(td__party_at(me->later[i]));
+}
+
 /* Who fires it may be in another process: it is in shared memory, or it is that of a worker's call. */
 static bool is_wide(const td_cancel *cancel)
 {
@@ -73,11 +81,41 @@ static void cancel_ends(td__party *me, const td_cancel *cancel)
         td__store_relaxed(&me->cancel, 0);
 }
 
+/* Halved with each failure; then 1 in so many waits makes an attempt of a few rounds. */
+#define SPIN_GIVE_UP    5
+#define SPIN_ONE_IN     16
+#define SPIN_AN_ATTEMPT 4
+
+static unsigned spin_rounds(td__party *me)
+{
+    if (td__cpu_count() == 1)
+        return 0;
+    if (me->spins_failed < SPIN_GIVE_UP)
+        return TD__SPIN_ROUNDS >> me->spins_failed;
+    return ++me->spins_skipped % SPIN_ONE_IN == 0 ? SPIN_AN_ATTEMPT : 0;
+}
+
+bool td__spin_by_luck(td__party *me, const _Atomic uint32_t *word, uint32_t value)
+{
+    unsigned looks = spin_rounds(me) * TD__SPIN_PAUSES;
+    for (unsigned i = 0; i < looks; i++) {
+        if (td__load_relaxed(word) != value) {
+            if (me->spins_failed > 0)
+                me->spins_failed--;
+            return true;
+        }
+        td__relax();
+    }
+    if (looks > 0 && me->spins_failed < SPIN_GIVE_UP)
+        me->spins_failed++;
+    return td__load_relaxed(word) != value;
+}
+
 /* Until something is granted: 0, TD_ETIMEOUT or TD_ECANCELLED. */
 static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool shared)
 {
     int r = 0;
-    if (td__spin_while(&me->granted, 0))
+    if (td__spin_by_luck(me, &me->granted, 0))
         return 0;
     shared |= is_wide(cancel);
     cancel_begins(me, cancel);

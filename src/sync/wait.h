@@ -70,6 +70,14 @@ static inline td__party *td__wait_first(const td__waiters *list)
 }
 
 /*
+ * Spins while the word has this value, which is such that only the end of the wait changes it, so that looking disturbs
+ * nobody. false: it still has it, sleep. No longer than waking an idle processor takes, and less the less it has helped
+ * this thread of late: where processors are short, or what is waited for is far off, it is given up but for an attempt
+ * now and then. It never gives the processor away: a sleeper gets it back sooner.
+ */
+bool td__spin_by_luck(td__party *me, const _Atomic uint32_t *word, uint32_t value);
+
+/*
  * Sleeps while *word == expected: 0 to look again (woken, changed, spurious), TD_ETIMEOUT, TD_ECANCELLED; no sentence.
  * It does not spin. td__word_done when the caller has looked at the word and will not wait for it again.
  */
