@@ -92,9 +92,8 @@ static const size_t sizes[] = { 0,
                                 16,
                                 4095,
                                 64 * KIB,
-                                128 * KIB - 1,
                                 128 * KIB,
-                                128 * KIB + 1,
+                                256 * KIB - 1,
                                 256 * KIB,
                                 256 * KIB + 1,
                                 8 * 32 * KIB,
@@ -164,6 +163,27 @@ TEST_MODES(sizes_with_limits)
 {
     sizes_arrive(how, false, td_s(40));
     sizes_arrive(how, true, td_s(40));
+}
+
+/* Catches: a packet that the socket cannot hold, as where the system's limits are low, taken for a failure. */
+TEST_MODES(small_socket_buffers)
+{
+    td_connection *reader, *writer;
+    REQUIRE_OK(td_pipe(&reader, &writer));
+    int small = 5000;
+    REQUIRE(setsockopt(td_connection_fileno(writer), SOL_SOCKET, SO_SNDBUF, &small, sizeof small) == 0);
+    td_worker *w = started(NEW(.target = sends_sizes, .connections = TD_CONNECTIONS(writer)));
+    td_connection_free(writer);
+    for (unsigned i = 0; i < SIZES; i++) {
+        void *data;
+        size_t size;
+        REQUIRE_OK(td_recv(reader, &data, &size));
+        CHECK(size == sizes[i] && is_filled(data, size, i));
+        free(data);
+    }
+    CHECK_ERROR(td_recv_skip(reader), TD_ECLOSED);
+    td_connection_free(reader);
+    ended(w);
 }
 
 static int echoes(td_call *call)

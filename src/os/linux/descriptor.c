@@ -161,6 +161,15 @@ int td__pipe(int fds[2])
     return pipe2(fds, O_CLOEXEC) < 0 ? -1 : pair_above_streams(fds);
 }
 
+ssize_t td__read_from(int fd, char *buffer, size_t size, uint64_t offset)
+{
+    long n;
+    do
+        n = td__raw4(SYS_pread64, fd, buffer, size, offset);
+    while (n == -EINTR);
+    return (ssize_t)td__result(n);
+}
+
 ssize_t td__read_at(int fd, char *buffer, size_t size)
 {
     ssize_t n;
@@ -347,9 +356,9 @@ int td__stream_pair(int fds[2])
     return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
 }
 
-int td__stream_send(int socket, char byte)
+int td__stream_send(int socket, const char *bytes, size_t size)
 {
-    struct iovec part = { &byte, 1 };
+    struct iovec part = { (void *)(uintptr_t)bytes, size };
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
     ssize_t n;
     do
