@@ -63,7 +63,7 @@ TD_API int td_pipe_duplex(td_connection **a, td_connection **b);
 
 /*
  * Send a frame of `size` bytes. Block while the other side is behind: up to some hundred KiB are buffered, and a
- * frame above 128 KiB returns when a receiver has taken all of it. With a limit, TD_ETIMEOUT says that the frame is not
+ * frame above 256 KiB returns when a receiver has taken all of it. With a limit, TD_ETIMEOUT says that the frame is not
  * delivered. The bytes may be changed as soon as the call has returned. Python: send_bytes.
  */
 TD_API int td_send(td_connection *c, const void *data, size_t size);

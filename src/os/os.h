@@ -132,6 +132,7 @@ bool td__is_open(int fd);
 int td__close_on_exec(int fd);
 ssize_t td__read_file(const char *path, char *buffer, size_t size);
 ssize_t td__read_at(int fd, char *buffer, size_t size);
+ssize_t td__read_from(int fd, char *buffer, size_t size, uint64_t offset);
 int td__write_at(int fd, const void *data, size_t size); /* all of it, at the beginning; 0 or -1 */
 int td__open_read(const char *path);
 
@@ -163,7 +164,7 @@ bool td__is_packet_socket(int fd); /* such as td__socket_pair makes? */
 /* A connected pair that keeps no message borders. Neither call raises SIGPIPE. td__stream_send does not wait: EAGAIN.
  */
 int td__stream_pair(int fds[2]);
-int td__stream_send(int socket, char byte);
+int td__stream_send(int socket, const char *bytes, size_t size);
 ssize_t td__stream_receive(int socket, char *bytes, size_t size, bool wait);
 
 /* Waits until a descriptor can be read (or written), or is hung up. 1, 0 at the deadline. */

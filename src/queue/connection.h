@@ -12,7 +12,7 @@
 enum { TD__READABLE = 1, TD__WRITABLE = 2 };
 
 /* The largest payload that goes into one packet. */
-#define TD__PACKET_MAX ((size_t)128 * 1024)
+#define TD__PACKET_MAX ((size_t)256 * 1024)
 
 enum { TD__FRAME_DATA = 1, TD__FRAME_LARGE = 2, TD__FRAME_FD = 3, TD__FRAME_CONNECTION = 4 };
 

@@ -16,11 +16,13 @@
 #include <errno.h>
 
 enum { FULL = 'c', WITHDRAWN = 'W', EMPTY = 'a', DELIVERED = 'D' };
+static const char full = FULL, withdrawn = WITHDRAWN, delivered = DELIVERED;
 
-#define SLOTS      8
-#define SLOT_MAX   ((uint32_t)256 * 1024) /* some of them stay in the second-level cache */
-#define SLOT_LEAST ((uint32_t)32 * 1024)
-#define RING_BYTES ((uint64_t)SLOTS * SLOT_MAX)
+#define SLOTS       8
+#define SLOT_MAX    ((uint32_t)256 * 1024) /* some of them stay in the second-level cache */
+#define SLOT_LEAST  ((uint32_t)32 * 1024)
+#define RING_BYTES  ((uint64_t)SLOTS * SLOT_MAX)
+#define MAPPED_FROM (4 * RING_BYTES) /* below it the receiver reads the ring as a file: a mapping costs more */
 
 /* --- the ring ---------------------------------------------------------------------------------------------- */
 
@@ -165,7 +167,7 @@ static void fill(transfer *transfer)
         char *to = transfer->ring->at + transfer->filled % geometry->slots * geometry->slot_size;
         td__source_copy(transfer->source, offset, to, left < geometry->slot_size ? left : geometry->slot_size);
         transfer->filled++;
-        if (td__stream_send(transfer->sending.channel[0], FULL) < 0)
+        if (td__stream_send(transfer->sending.channel[0], &full, 1) < 0)
             return; /* it has gone, and perhaps with a last word */
     }
 }
@@ -189,7 +191,7 @@ static int understand(transfer *transfer, const char *said, ssize_t n)
 static int withdraw(transfer *transfer)
 {
     int channel = transfer->sending.channel[0], how = GOES_ON;
-    td__stream_send(channel, WITHDRAWN);
+    td__stream_send(channel, &withdrawn, 1);
     td__socket_shut(channel, true, true);
     while (how == GOES_ON) {
         char said[64];
@@ -253,6 +255,11 @@ int td__large_send(td_connection *c, const char *call, const td__source *source,
 
 /* --- receiving --------------------------------------------------------------------------------------------- */
 
+static uint64_t slots_of(const td__frame *frame)
+{
+    return (frame->size + frame->ring.slot_size - 1) / frame->ring.slot_size;
+}
+
 /* What the sender has said: 0 something new, TD__AGAIN withdrawn, 1 + TD__AGAIN the end, or -1 with errno. */
 enum { THE_END = TD__AGAIN + 1 };
 static int hear(td__frame *frame, bool wait, int64_t deadline)
@@ -261,7 +268,7 @@ static int hear(td__frame *frame, bool wait, int64_t deadline)
     ssize_t n = listen_to(frame->fds[1], said, sizeof said, wait, deadline);
     if (n < 0)
         return -1;
-    uint64_t slots = (frame->size + frame->ring.slot_size - 1) / frame->ring.slot_size;
+    uint64_t slots = slots_of(frame);
     for (ssize_t i = 0; i < n; i++) {
         if (said[i] == WITHDRAWN)
             return TD__AGAIN;
@@ -278,7 +285,7 @@ static int hear(td__frame *frame, bool wait, int64_t deadline)
  * and what we have is whole. */
 static int deliver(td__frame *frame)
 {
-    if (td__stream_send(frame->fds[1], DELIVERED) == 0)
+    if (td__stream_send(frame->fds[1], &delivered, 1) == 0)
         return 0;
     int how;
     while ((how = hear(frame, false, 0)) == 0)
@@ -286,13 +293,32 @@ static int deliver(td__frame *frame)
     return how == TD__AGAIN ? TD__AGAIN : 0;
 }
 
-static void copy_slot(td__frame *frame, const char *ring, char *to)
+/* `ring` NULL: it is not mapped. */
+static bool copy_slot(td__frame *frame, const char *ring, char *to)
 {
     uint64_t left = frame->size - frame->received, slot = frame->ring.slot_size;
-    uint64_t n = left < slot ? left : slot;
-    memcpy(to + frame->received, ring + frame->taken % frame->ring.slots * slot, n);
+    uint64_t n = left < slot ? left : slot, at = frame->taken % frame->ring.slots * slot;
+    if (ring)
+        memcpy(to + frame->received, ring + at, n);
+    else if (td__read_from(frame->fds[0], to + frame->received, n, at) != (ssize_t)n)
+        return false;
     frame->received += n;
     frame->taken++;
+    return true;
+}
+
+/*
+ * Tells the sender of empty slots, if it has a use for them, half a ring at a time: each word may wake it up. At most
+ * half of the slots are untold at any moment, so it never waits for those that we keep to ourselves.
+ */
+static void tell_of_empty(const td__frame *frame)
+{
+    char word[32];
+    uint64_t half = frame->ring.slots > 1 ? frame->ring.slots / 2 : 1;
+    if (frame->taken % half != 0 || frame->taken - half + frame->ring.slots >= slots_of(frame))
+        return;
+    memset(word, EMPTY, half);
+    td__stream_send(frame->fds[1], word, half); /* refused: what the sender said last is still to be heard */
 }
 
 static int copy_all(td__frame *frame, const char *ring, char *to, int64_t deadline)
@@ -303,9 +329,11 @@ static int copy_all(td__frame *frame, const char *ring, char *to, int64_t deadli
             return how;
         if (frame->announced == frame->taken)
             continue;
-        copy_slot(frame, ring, to);
-        if (frame->received < frame->size)
-            td__stream_send(frame->fds[1], EMPTY); /* refused: what the sender said last is still to be heard */
+        if (!copy_slot(frame, ring, to)) {
+            errno = EBADMSG;
+            return -1;
+        }
+        tell_of_empty(frame);
     }
     return deliver(frame);
 }
@@ -313,8 +341,9 @@ static int copy_all(td__frame *frame, const char *ring, char *to, int64_t deadli
 int td__large_receive(td__frame *frame, const char *call, char *to, int64_t deadline)
 {
     size_t size = (size_t)frame->ring.slot_size * frame->ring.slots;
-    char *ring = td__map_reading(frame->fds[0], size);
-    if (!ring)
+    bool mapped = frame->size > MAPPED_FROM;
+    char *ring = mapped ? td__map_reading(frame->fds[0], size) : NULL;
+    if (mapped && !ring)
         return td__fail(TD_ENOMEM, "%s: no memory to receive a frame of %llu bytes: mmap: %s", call,
                         (unsigned long long)frame->size, strerror(errno));
     int how = copy_all(frame, ring, to, deadline), error = errno;

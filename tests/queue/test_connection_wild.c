@@ -377,7 +377,7 @@ TEST(the_last_word)
     REQUIRE(pthread_create(&thread, NULL, delivers_late, NULL) == 0);
     for (int i = 0; i < LAST_WORDS; i++) {
         begun = td__now();
-        int code = td_send_for(reader, bytes, 200 * KIB, td_us(60));
+        int code = td_send_for(reader, bytes, 300 * KIB, td_us(60));
         if (code < 0)
             CHECK_INT(code, TD_ETIMEOUT);
         told[i] = code == 0;

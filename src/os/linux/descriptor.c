@@ -15,6 +15,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/*
+ * Bare system calls: no thread is cancelled inside. ThreadSanitizer must see some of them: it keeps books of
+ * descriptors, which also come into being by messages, and takes a message for an order between two threads.
+ */
+#if defined(__SANITIZE_THREAD__)
+#define SEEN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SEEN 1
+#endif
+#endif
+
 /* The program may have closed a standard stream: its number must not become one of ours, to be written into. */
 int td__above_streams(int fd)
 {
@@ -27,8 +39,15 @@ int td__above_streams(int fd)
 
 void td__close(int fd)
 {
-    if (fd >= 0)
-        td__raw1(SYS_close, fd);
+    if (fd < 0)
+        return;
+#ifdef SEEN
+    int kept = errno;
+    close(fd);
+    errno = kept;
+#else
+    td__raw1(SYS_close, fd);
+#endif
 }
 
 int td__dup_from(int fd, int from)
@@ -161,6 +180,15 @@ int td__pipe(int fds[2])
     return pipe2(fds, O_CLOEXEC) < 0 ? -1 : pair_above_streams(fds);
 }
 
+ssize_t td__read_from(int fd, char *buffer, size_t size, uint64_t offset)
+{
+    long n;
+    do
+        n = td__raw4(SYS_pread64, fd, buffer, size, offset);
+    while (n == -EINTR);
+    return (ssize_t)td__result(n);
+}
+
 ssize_t td__read_at(int fd, char *buffer, size_t size)
 {
     ssize_t n;
@@ -198,18 +226,6 @@ int td__socket_pair(int fds[2])
         return -1;
     return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
 }
-
-/*
- * Messages by bare system calls: no thread is cancelled inside. ThreadSanitizer must see them: it keeps books of
- * descriptors, which also come into being by messages, and takes a message for an order between two threads.
- */
-#if defined(__SANITIZE_THREAD__)
-#define SEEN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SEEN 1
-#endif
-#endif
 
 static ssize_t send_message(int socket, const struct msghdr *message, int flags)
 {
@@ -347,9 +363,9 @@ int td__stream_pair(int fds[2])
     return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0 ? -1 : pair_above_streams(fds);
 }
 
-int td__stream_send(int socket, char byte)
+int td__stream_send(int socket, const char *bytes, size_t size)
 {
-    struct iovec part = { &byte, 1 };
+    struct iovec part = { (void *)(uintptr_t)bytes, size };
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
     ssize_t n;
     do
