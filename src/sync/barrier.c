@@ -85,10 +85,17 @@ static void enter(visit *v)
     v->wakes = false;
 }
 
-static void change(visit *v, uint32_t word)
+/* Before the word is changed, and before its old value is noted: an undone change takes away SLEEPERS that have been
+ * set since the note, and who sleeps must then be woken to set it again. */
+static void name_word(visit *v)
 {
     if (v->me->word_woken != &v->b->word)
         td__word_change(v->me, &v->b->word);
+}
+
+static void change(visit *v, uint32_t word)
+{
+    name_word(v);
     /* Release: what all parties wrote before they arrived, to those who find the new phase. */
     if (td__exchange_acq_rel(&v->b->word, word) & SLEEPERS)
         v->wakes = true;
@@ -98,6 +105,7 @@ static void change(visit *v, uint32_t word)
 
 static void set_state(visit *v, uint32_t state)
 {
+    name_word(v);
     td__section_note(v->me, &v->b->word, sizeof v->b->word);
     change(v, phase_of(v->word) | state);
 }
