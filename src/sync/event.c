@@ -20,7 +20,6 @@
  * as many, and the event would have to be clear.
  */
 #include "sync/event.h"
-#include "sync/spin.h"
 #include "sync/wait.h"
 
 #define SET        1u
@@ -92,14 +91,13 @@ static int wait_slowly(td_event *event, uint32_t first, td_time limit, const td_
 {
     _Atomic uint32_t *word = word_of(event);
     int64_t deadline = td__deadline(limit);
-    uint32_t now;
-    td__spin spin = { 0 };
-    while (td__spin_more(&spin))
-        if (happened(td__load_acquire(word), first))
-            return 0;
     td__party *me = td__party_self();
     if (!me)
         return td_last_error();
+    uint32_t now = first;
+    /* Others that wait change the word, too, by saying so. */
+    while (!happened(now, first) && td__spin_by_luck(me, word, now))
+        now = td__load_relaxed(word);
     int r = 0;
     for (;;) {
         /* Acquire: what was written before td_event_set. Changes since then are atomic, and so carry it on. */

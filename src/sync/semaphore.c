@@ -18,11 +18,12 @@
  * After its atomic step a release uses the word's address only: who has got the unit may free the semaphore.
  */
 #include <tandem/sync.h>
-#include "sync/spin.h"
 #include "sync/wait.h"
 
 #define MARK 1u
 #define UNIT 2u
+
+#define LOOKS 8 /* at a word that others keep changing, before one sleeps */
 
 static _Atomic uint32_t *word_of(const td_semaphore *semaphore)
 {
@@ -84,13 +85,16 @@ static bool take_after_sleep(td__party *me, _Atomic uint32_t *word)
 static int acquire_slowly(_Atomic uint32_t *word, td_time limit, const td_cancel *cancel)
 {
     int64_t deadline = td__deadline(limit);
-    td__spin spin = { 0 };
-    while (td__spin_more(&spin))
-        if (take(word))
-            return 0;
     td__party *me = td__party_self();
     if (!me)
         return td_last_error();
+    for (int i = 0; i < LOOKS; i++) {
+        uint32_t now = td__load_relaxed(word);
+        if (now < UNIT && !td__spin_by_luck(me, word, now))
+            break;
+        if (take(word))
+            return 0;
+    }
     bool slept = false;
     int r = 0;
     for (;;) {
