@@ -55,7 +55,7 @@ typedef struct place {
 } place;
 
 /* Does a block begin here? Without a latch: a block of the caller's stays where it is. */
-static place locate(const void *at)
+static inline __attribute__((always_inline)) place locate(const void *at)
 {
     place found = { .kind = NOWHERE };
     td__page_meaning meaning;
@@ -99,17 +99,24 @@ static int take_once(td__party *me, size_t alignment, size_t size, uintptr_t *na
     return r;
 }
 
-/* In the step. */
-static void *take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
+/* Once more, if giving back what is empty helps. */
+static void *take_at_last(td__party *me, int r, size_t alignment, size_t size, uintptr_t *name, const char *call)
 {
     void *block = NULL;
-    int r = take_once(me, alignment, size, name, &block);
-    if (td__unlikely(r == TD_ENOMEM) && size <= here.page_count * TD__PAGE && td__slabs_trim(me))
+    if (r == TD_ENOMEM && size <= here.page_count * TD__PAGE && td__slabs_trim(me))
         r = take_once(me, alignment, size, name, &block);
-    if (td__unlikely(r == TD_ENOMEM))
+    if (r == TD_ENOMEM)
         td__fail(r, "%s: out of memory for %zu bytes in the shared heap (of %zu bytes in all)", call, size,
                  here.page_count * TD__PAGE);
     return r == 0 ? block : NULL;
+}
+
+/* In the step. */
+static inline void *take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
+{
+    void *block;
+    int r = take_once(me, alignment, size, name, &block);
+    return td__likely(r == 0) ? block : take_at_last(me, r, alignment, size, name, call);
 }
 
 static inline uintptr_t *given(td__party *me)
@@ -154,7 +161,7 @@ static td__party *enter(const char *call)
     return NULL;
 }
 
-static void *allocate(size_t alignment, size_t size, bool zero, const char *call)
+static inline __attribute__((always_inline)) void *allocate(size_t alignment, size_t size, bool zero, const char *call)
 {
     td__party *me = enter(call);
     if (td__unlikely(!me))

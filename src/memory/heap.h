@@ -94,7 +94,7 @@ typedef struct td__heap_view {
     td__slab *slabs;
     char *pages;         /* page number 0, which is not used */
     uint32_t page_count; /* the last page's number */
-    uint32_t shards;
+    uint32_t shards;     /* a power of two */
 } td__heap_view;
 extern td__heap_view td__heap_here;
 

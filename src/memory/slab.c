@@ -311,24 +311,32 @@ static int take_from(td__party *me, unsigned shard, unsigned class, uintptr_t *n
     return r;
 }
 
-int td__slab_take(td__party *me, unsigned class, uintptr_t *name, void **block)
+/* The first slab of the list has had no free block. */
+static __attribute__((noinline)) int take_slowly(td__party *me, unsigned class, unsigned shard, uintptr_t *name,
+                                                 void **block)
 {
-    unsigned shard = me->index % here.shards;
     for (;;) {
         int r = take_from(me, shard, class, name, block);
-        if (td__likely(r != TD_EEMPTY))
+        if (r != TD_EEMPTY)
             return r;
         r = make(me, class, shard);
-        if (r != TD_ENOMEM) {
-            if (r < 0)
-                return r;
-            continue;
+        if (r < 0 && r != TD_ENOMEM)
+            return r;
+        for (unsigned i = 0; i < here.shards && r == TD_ENOMEM; i++) {
+            int other = take_from(me, i, class, name, block);
+            if (other != TD_EEMPTY)
+                return other;
         }
-        for (unsigned i = 0; i < here.shards; i++)
-            if ((r = take_from(me, i, class, name, block)) != TD_EEMPTY)
-                return r;
-        return TD_ENOMEM;
+        if (r == TD_ENOMEM)
+            return r;
     }
+}
+
+int td__slab_take(td__party *me, unsigned class, uintptr_t *name, void **block)
+{
+    unsigned shard = me->index & (here.shards - 1);
+    int r = take_listed(me, &here.heap->shard[shard], class, name, block);
+    return td__likely(r == 0) || r == TD_ECORRUPT ? r : take_slowly(me, class, shard, name, block);
 }
 
 /* --- freeing ----------------------------------------------------------------------------------------------- */

@@ -131,9 +131,9 @@ static int count_up(td_call *call)
         td_rlock_acquire(td_shared_lock(numbers->whole));
         *numbers->whole += 2;
         td_shared_add(numbers->whole, 3); /* an RLock */
+        numbers->raw[0] = 'x';
         td_rlock_release(td_shared_lock(numbers->whole));
     }
-    numbers->raw[0] = 'x';
     return 0;
 }
 
