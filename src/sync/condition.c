@@ -183,7 +183,7 @@ static void wake_later(td__party *me, condition *c, td__party *woken[], uint32_t
     td__latch *lock = (td__latch *)td__load_relaxed(&c->lock);
     for (uint32_t i = 0; i < count; i++) {
         if (me->later_count < TD__LATER_MAX)
-            me->later[me->later_count++] = woken[i]->index;
+            me->later[me->later_count++] = td__party_index(woken[i]);
         else
             td__party_poke(woken[i]);
     }

@@ -419,8 +419,9 @@ bool td__parties_of(pid_t pid)
 {
     td__region *region = td__the_region;
     uint32_t top = region && td__shared_size ? td__load_acquire(&region->party_top) : 0;
+    /* Acquire: who finds none any more sees what their repair wrote, in the objects too. */
     for (uint32_t i = 1; i < top && i < region->parties; i++)
-        if ((uint32_t)td__load_relaxed(td__party_entry(i)) == (uint32_t)pid)
+        if ((uint32_t)td__load_acquire(td__party_entry(i)) == (uint32_t)pid)
             return true;
     return false;
 }

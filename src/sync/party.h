@@ -103,6 +103,13 @@ static inline td__party *td__party_at(uint32_t index)
     return (td__party *)((char *)td__the_region + td__the_region->records + (size_t)index * TD__PARTY_BYTES);
 }
 
+/* Of another party: by its place, as `index` is its own to write. */
+static inline uint16_t td__party_index(const td__party *party)
+{
+    uintptr_t records = (uintptr_t)td__the_region + td__the_region->records;
+    return (uint16_t)(((uintptr_t)party - records) / TD__PARTY_BYTES);
+}
+
 static inline _Atomic uint64_t *td__party_entry(uint32_t index)
 {
     return (_Atomic uint64_t *)((char *)td__the_region + TD__REGION_ENTRIES) + index;

@@ -52,7 +52,7 @@ static uint32_t enter_as(td__party *me, rwlock *l, const td__party *party, uint3
     if (what == READ) {
         td__set_atomic(me, &l->readers, td__load_relaxed(&l->readers) + 1);
     } else {
-        td__set_atomic(me, &l->writer, party->index);
+        td__set_atomic(me, &l->writer, td__party_index(party));
         if (told)
             td__set_atomic(me, &l->died, 0);
     }
