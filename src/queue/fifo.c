@@ -352,8 +352,19 @@ static int get_several(td_queue *queue, td__party *me, td__op *op)
     return 0;
 }
 
+/* Nothing is given out any more; what a put, or a shutdown that has died, has left is dropped. */
+static inline bool is_dropped(td_queue *queue, td__party *me)
+{
+    if (td__likely(!(td__load_acquire(&queue->gate) & TD__GATE_DROPPED)))
+        return false;
+    td__fifo_drop(queue, me);
+    return true;
+}
+
 int td__fifo_get_private(td_queue *queue, td__party *me, td__op *op)
 {
+    if (is_dropped(queue, me))
+        return TD_ECLOSED;
     int r = get_one(queue, me, false, op);
     while (r == 0 && op->done < op->count)
         if (get_one(queue, me, false, op) < 0)
@@ -365,6 +376,8 @@ int td__fifo_get_private(td_queue *queue, td__party *me, td__op *op)
 
 int td__fifo_get_shared(td_queue *queue, td__party *me, td__op *op)
 {
+    if (is_dropped(queue, me))
+        return TD_ECLOSED;
     int r = op->count > 1 ? get_several(queue, me, op) : get_one(queue, me, true, op);
     if (td__likely(r == 0))
         td__queue_changed(queue, &queue->space, (int)(op->done < INT_MAX ? op->done : INT_MAX));
@@ -377,7 +390,8 @@ void td__fifo_drop(td_queue *queue, td__party *me)
     uint64_t position;
     td__op op = { .size = SIZE_MAX };
     bool shared = queue->shared;
-    while (claim(queue, me, shared, &op, &ring, &position) == 0) {
+    me = me ? me : td__party_self();
+    while (me && claim(queue, me, shared, &op, &ring, &position) == 0) {
         td__wheel_hint(&ring->head, td__wheel_next(ring, position));
         td__queue_skip(queue, me, shared ? me : NULL, ring, position, TD__OWNER(owner_of(me, shared)), true);
     }
@@ -407,9 +421,10 @@ size_t td__fifo_size(td_queue *queue)
         td__wheel *ring = td__queue_ring(queue, number);
         bool behind = td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked);
         uint64_t tail = tail_of(ring), position = td__load_acquire(behind ? &ring->low : &ring->head);
-        if (td__wheel_distance(ring, position, tail) > ring->capacity)
+        /* Places without an item may stand before those that are in use: up to two laps. */
+        if (td__wheel_distance(ring, position, tail) > 2 * ring->capacity)
             position = td__load_acquire(&ring->head);
-        for (uint64_t i = 0; i < ring->capacity && (int64_t)(tail - position) > 0; i++) {
+        for (uint64_t i = 0; i < 2 * ring->capacity && (int64_t)(tail - position) > 0; i++) {
             uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
             size += state == (td__wheel_lap(ring, position) | TD__FULL);
             position = td__wheel_next(ring, position);

@@ -33,6 +33,7 @@ void *td__queue_take(td__party *me, bool shared, size_t size, uintptr_t *name)
         return block;
     }
     void *block = td__heap_take(me, TD__QUEUE_LINE, size, name, CALL);
+    td__program_order();
     return block ? memset(block, 0, size) : NULL;
 }
 
@@ -81,12 +82,13 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
     if (gate >> TD__GATE_SHIFT == number && !(gate & TD__GATE_SHUT)) {
         uint64_t capacity = td__queue_ring(queue, number)->capacity * 2;
         uintptr_t *part = number + 1 < TD__QUEUE_PARTS ? &queue->part[number + 1] : NULL;
+        uint64_t bytes = sizeof(td__wheel) + td__wheel_bytes(capacity, queue->stride);
         if (!part || capacity > TD__WHEEL_MAX)
             r = td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
                          (uint64_t)TD__WHEEL_MAX);
-        /* A dead one may have come as far as this. */
-        else if (*part == 0 &&
-                 !td__queue_take(me, queue->shared, sizeof(td__wheel) + td__wheel_bytes(capacity, queue->stride), part))
+        else if (*part != 0) /* a dead one has come as far as that, or not to the end of the zeros */
+            memset((void *)*part, 0, bytes);
+        else if (!td__queue_take(me, queue->shared, bytes, part))
             r = td_last_error();
         if (r == 0) {
             td__wheel *ring = (td__wheel *)*part;

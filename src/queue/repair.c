@@ -111,7 +111,8 @@ static bool repair_block(td__party *me, td__party *dead)
     td_queue *queue = (td_queue *)step->argument;
     if (!in_region(queue, sizeof *queue))
         return true;
-    if (step->kind == TD__QUEUE_FREE && queue->magic == TD__QUEUE_FREED && !td__queue_dispose(queue, me, false))
+    bool whole = queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC;
+    if (step->kind == TD__QUEUE_FREE && whole && !td__queue_dispose(queue, me, false))
         return false;
     return td__heap_give(me, &step->argument, false);
 }

@@ -8,6 +8,7 @@
 
 #include "harness.h"
 #include <tandem/queue.h>
+#include <tandem/shared.h>
 #include "memory/heap.h"
 #include "os/os.h"
 

@@ -2,6 +2,7 @@
 /* Queues while nobody dies: order, limits, waiting, shutdown, join, bad input; between threads and between processes.
  */
 #include "ledger.h"
+#include "queue/queue.h"
 
 #include <sched.h>
 
@@ -325,6 +326,69 @@ TEST(shutdown_immediate)
             CHECK_ERROR(td_queue_task_done(q), TD_ESTATE);
             td_queue_free(q);
         }
+}
+
+/* A put that had passed the gate when the queue was dropped: nobody gets its item, and join does not wait for it. */
+TEST(put_into_a_dropped_queue)
+{
+    for (int get = 0; get < 2; get++)
+        for (int shared = 0; shared < 2; shared++) {
+            td_queue *q = QUEUE(.item_size = 4, .shared = shared, .joinable = true, .capacity = 2);
+            int x = 5;
+            CHECK_OK(td_queue_shutdown(q, true));
+            uint32_t gate = td__load_relaxed(&q->gate);
+            td__store_relaxed(&q->gate, 0);
+            CHECK_OK(td_queue_put(q, &x));
+            td__store_relaxed(&q->gate, gate);
+            if (get)
+                CHECK_ERROR(td_queue_try_get(q, &x), TD_ECLOSED);
+            CHECK_OK(td_queue_join_for(q, td_s(20)));
+            td_queue_free(q);
+        }
+}
+
+/* Memory that is refused: a sentence, nothing lost, and the next try succeeds. */
+static bool with_fault(bool shared, td_queue_kind kind, long n)
+{
+    char item[500], got[500];
+    size_t size;
+    int put = 0;
+    td_queue_options o = { .struct_size = sizeof o, .shared = shared, .kind = kind, .item_size = sizeof item };
+    o.any_size = kind == TD_QUEUE_FIFO;
+    td__fault_arm(n);
+    td_queue *q = td_queue_create(&o);
+    if (!q) {
+        CHECK_INT(td_last_error(), TD_ENOMEM);
+        td__fault_disarm();
+        return true;
+    }
+    for (; put < 300; put++) {
+        memset(item, put % 100 + 1, sizeof item);
+        int r;
+        while ((r = o.any_size ? td_queue_put_bytes(q, item, sizeof item) : td_queue_put(q, item)) < 0) {
+            CHECK_INT(r, TD_ENOMEM);
+            REQUIRE(td__fault_fired());
+        }
+    }
+    td__fault_disarm();
+    bool fired = td__fault_fired();
+    CHECK_INT(td_queue_qsize(q), put);
+    for (int i = 0; i < put; i++) {
+        int expected = kind == TD_QUEUE_FIFO ? i : put - 1 - i;
+        CHECK_OK(o.any_size ? td_queue_get_bytes(q, got, sizeof got, &size) : td_queue_get(q, got));
+        CHECK(got[0] == expected % 100 + 1 && got[499] == got[0]);
+    }
+    CHECK(td_queue_empty(q));
+    td_queue_free(q);
+    return fired;
+}
+
+TEST(faults)
+{
+    for (int shared = 0; shared < 2; shared++)
+        for (int kind = 0; kind < 2; kind++)
+            for (long n = 1; with_fault(shared, (td_queue_kind)kind, n) && !harness_failed(); n++)
+                ;
 }
 
 TEST(join_counts)

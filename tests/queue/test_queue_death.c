@@ -36,6 +36,11 @@ typedef struct scene {
     bool all_or_none;
 } scene;
 
+/* With memory of all kinds: rings, and blocks of items. */
+static const td_queue_options scenes_of_memory = {
+    .struct_size = sizeof(td_queue_options), .shared = true, .item_size = BIG, .any_size = true
+};
+
 /* --- what victims do ----------------------------------------------------------------------------------------- */
 
 static int put_item(td_queue *q, item i)
@@ -90,6 +95,18 @@ static int act_task_done(stage *s)
     return td_queue_task_done(s->queue);
 }
 
+static int act_free(stage *s)
+{
+    td_queue_free(s->queue);
+    return 0;
+}
+
+static int act_create(stage *s)
+{
+    s->queue = td_queue_create(&scenes_of_memory);
+    return s->queue ? 0 : -1;
+}
+
 static int act_shutdown(stage *s)
 {
     return td_queue_shutdown(s->queue, true);
@@ -116,6 +133,8 @@ enum {
     GET_SORTED,
     TASK_DONE,
     SHUTDOWN,
+    FREE,
+    CREATE,
     PUT_FULL,
     GET_NONE,
     PUT_FULL_LIFO,
@@ -138,6 +157,8 @@ static const scene scenes[] = {
     [GET_SORTED] = { { ITEMS, SORTED }, 40, act_get, .gets = 1 },
     [TASK_DONE] = { { ITEMS, .joinable = true, .capacity = 3 }, 1, act_task_done, .puts = 0 },
     [SHUTDOWN] = { { ITEMS, .joinable = true, .capacity = 5 }, 3, act_shutdown, .gets = 3 },
+    [FREE] = { { BYTES }, 70, act_free },
+    [CREATE] = { { BYTES }, 0, act_create },
     [PUT_FULL] = { { ITEMS, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get, .gets = 1 },
     [PUT_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put, .puts = 1 },
@@ -228,8 +249,19 @@ static void joins(td_queue *q, int undone)
     CHECK_ERROR(td_queue_task_done(q), TD_ESTATE);
 }
 
+/* So that memory that is taken next is not zero by chance. */
+static void soil(size_t size)
+{
+    void *block = td_shared_alloc_aligned(128, size);
+    REQUIRE(block != NULL);
+    memset(block, 0xff, size);
+    td_shared_free(block);
+}
+
 static stage *set_stage(uint32_t number, long step)
 {
+    for (size_t size = 64; size < 100000; size += size / 4)
+        soil(size);
     stage *s = shared_memory(sizeof *s);
     s->scene = number;
     s->step = step;
@@ -376,6 +408,51 @@ TEST_METHODS_LIMIT(killed_in_task_done, 120)
         CHECK_OK(td_queue_join_for(s->queue, td_s(10 * SLOW)));
         td_queue_free(s->queue);
     }
+}
+
+static size_t blocks(void)
+{
+    td_shared_counts counts = { 0 };
+    CHECK_OK(td_shared_stats(&counts));
+    return counts.blocks;
+}
+
+/* A queue is there, with all its memory, or none of it is. */
+TEST_METHODS_LIMIT(killed_in_free, 120)
+{
+    bool died = true;
+    for (long step = 1; died && !harness_failed(); step++) {
+        stage *s = set_stage(FREE, step);
+        size_t with = blocks();
+        td_queue_free(s->queue);
+        size_t without = blocks();
+        CHECK(with > without + 70);
+        s->queue = td_queue_create(&scenes[FREE].options);
+        for (int i = 0; i < scenes[FREE].before; i++)
+            REQUIRE_OK(put_item(s->queue, item_make(BEFORE, (uint32_t)i)));
+        CHECK_INT(blocks(), with);
+        died = end_victim(start_victim(how, s), s);
+        if (blocks() == with)
+            td_queue_free(s->queue); /* it had not begun */
+        CHECK_INT(blocks(), without);
+        td_shared_free(s);
+    }
+}
+
+TEST_METHODS_LIMIT(killed_in_create, 120)
+{
+    bool died = true;
+    int kept = 0;
+    for (long step = 1; died && !harness_failed(); step++) {
+        stage *s = set_stage(CREATE, step);
+        td_queue_free(s->queue);
+        s->queue = NULL;
+        size_t without = blocks();
+        died = end_victim(start_victim(how, s), s);
+        td_queue_free(s->queue);
+        kept += blocks() > without;
+    }
+    CHECK(kept <= 1); /* at the last step it is there, and nobody has been told */
 }
 
 /* --- in its sleep, beside another sleeper -------------------------------------------------------------------- */
