@@ -461,7 +461,8 @@ TD_API void td_barrier_destroy(td_barrier *barrier);
  * releases it as many times), also while a writer waits.
  *
  * Owned, by readers too. A reader that dies, or ends, is a reader less. After a writer's death all who acquire it are
- * told, by TD_OWNER_DIED, until a writer has been.
+ * told, by TD_OWNER_DIED, until a writer has been. In a forked child the forking thread holds its copy of a private one
+ * as before; other readers are gone from it, and if another thread was writing, that counts as a death.
  */
 typedef struct td_rwlock {
     uint32_t td_words[5];

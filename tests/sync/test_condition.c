@@ -673,12 +673,12 @@ static bool kill_together(const mode *how, long n)
     bool well = returned(victim);
     returned(first);
     repaired(pids[0]);
-    if (!well) {
+    if (!well)
         repaired(pids[1]);
-        if (acquire_any(&b->lock) && b->tokens)
-            td_condition_notify_all(&b->condition);
-        td_lock_release(&b->lock);
-    }
+    /* Either may have died with the lock, the first one as the notification's rightful owner. */
+    if (acquire_any(&b->lock) && b->tokens)
+        td_condition_notify_all(&b->condition);
+    td_lock_release(&b->lock);
     end_well(other);
     CHECK_INT(waiters(&b->condition), 0);
     object_free(how, b);
