@@ -13,6 +13,8 @@
 
 /* In an entry, beside the pid: its sections have been undone, and it waits for the rest. */
 #define DEAD 0x80000000u
+/* In an entry, above the serial number: of a process that the program's main process watches, not a spawner. */
+#define STRAY ((uint64_t)1 << 63)
 
 _Thread_local td__party *td__me;
 uint32_t td__forks;
@@ -99,7 +101,6 @@ static void clean(td__party *party)
     party->list_latch = NULL;
     party->acting = NULL;
     party->later_count = 0;
-    td__store_relaxed(&party->stray, 0);
 }
 
 static void set_free(td__party *party, uint32_t index)
@@ -179,8 +180,8 @@ td__party *td__party_make(void)
     }
     pthread_once(&key_once, make_key);
     uint32_t pid = (uint32_t)td__getpid();
-    uint64_t serial = td__fetch_add_relaxed(&region->serial, 1) + 1;
-    uint32_t index = take_index(region, serial << 32 | pid);
+    uint64_t serial = (td__fetch_add_relaxed(&region->serial, 1) + 1) & 0x7fffffff;
+    uint32_t index = take_index(region, (stray ? STRAY : 0) | serial << 32 | pid);
     if (index == 0) {
         td__fail(TD_ENOMEM, "no record for this thread: out of memory, or more than %u threads share objects",
                  region->parties);
@@ -190,7 +191,6 @@ td__party *td__party_make(void)
     me->index = (uint16_t)index;
     me->pid = pid;
     me->quick = td__latch_quick((uint16_t)index);
-    td__store_relaxed(&me->stray, stray); /* the event below says that it can be read */
     td__me = me;
     pthread_setspecific(key, me);
     if (stray)
@@ -432,8 +432,9 @@ size_t td__parties_strays(pid_t *pids, size_t capacity)
     size_t count = 0;
     uint32_t top = region && td__shared_size ? td__load_acquire(&region->party_top) : 0;
     for (uint32_t i = 1; i < top && i < region->parties; i++) {
-        uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
-        bool known = pid == 0 || pid & DEAD || !td__load_relaxed(&td__party_at(i)->stray);
+        uint64_t word = td__load_acquire(td__party_entry(i));
+        uint32_t pid = (uint32_t)word;
+        bool known = pid == 0 || pid & DEAD || !(word & STRAY);
         for (size_t at = 0; at < count && !known; at++)
             known = pids[at] == (pid_t)pid;
         if (!known && count < capacity)

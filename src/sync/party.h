@@ -42,8 +42,7 @@ typedef struct td__step {
 typedef struct td__party {
     /* fixed while in use */
     uint16_t index;
-    uint16_t quick;         /* the index, or that of nobody, see latch.h */
-    _Atomic uint16_t stray; /* of a process that the program's main process watches, not a spawner: a forked child */
+    uint16_t quick; /* the index, or that of nobody, see latch.h */
     uint32_t pid;
 
     /* own: what it holds. A latch is named, and counted, before it is acquired and until after it is released. */

@@ -6,6 +6,7 @@
  * memory), and a holder process between it and the caller (os/linux/fork.c), whose end the watcher waits for. In the
  * copy the library starts afresh, as in any forked child.
  */
+#include "sync/party.h"
 #include "work/spawner.h"
 #include "work/worker.h"
 
@@ -86,6 +87,9 @@ void td__fork_record_ended(td__fork_record *record)
         td__slot_ended(record->slot, TD__ENDED, true, SIGKILL);
     }
     td__fork_reap(&record->forked);
+    /* It may have been killed before it could announce itself. */
+    if (td__parties_of(record->forked.pid))
+        td__event_fd_signal(td__arrivals);
     unref(record);
 }
 
