@@ -135,7 +135,7 @@ TD_API int td_queue_try_get(td_queue *queue, void *item); /* Python: get_nowait 
  * Several at once, one after the other in memory: faster than one by one. put_many waits until all `count` have been
  * put; get_many waits until there is one, and takes what is there, up to `count`. Both return how many, which is less
  * than `count` for a put that was ended by the limit, the cancellation or shutdown after some; or the error if
- * none. A get_many that is killed has taken all or none. Python has none.
+ * none. A get_many that is killed has taken all or none; from a TD_QUEUE_PRIORITY queue it takes one. Python has none.
  */
 TD_API int64_t td_queue_put_many(td_queue *queue, const void *items, size_t count);
 TD_API int64_t td_queue_put_many_with(td_queue *queue, const void *items, size_t count, td_time limit,

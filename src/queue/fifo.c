@@ -242,6 +242,19 @@ static int drained(td_queue *queue, td__wheel *ring, uint32_t number)
     }
 }
 
+/* Has somebody an item in his hands, who may die with it, so that it comes back? Or has it just come back? */
+static bool in_hands(td_queue *queue)
+{
+    uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
+    for (uint32_t number = 0; number <= last; number++) {
+        const td__wheel *ring = td__queue_ring(queue, number);
+        for (uint64_t i = 0; i < ring->capacity; i++)
+            if (TD__PHASE(td__load_seq_cst(&td__wheel_cell(ring, i)->state)) >= TD__FULL)
+                return true;
+    }
+    return false;
+}
+
 /* The ring where gets are. 0: try it (again); else the result. */
 static int leave_ring(td_queue *queue, td__wheel *ring, uint32_t *number)
 {
@@ -249,7 +262,7 @@ static int leave_ring(td_queue *queue, td__wheel *ring, uint32_t *number)
     if (r != TD_ECLOSED)
         return r;
     if (*number == td__load_acquire(&queue->gate) >> TD__GATE_SHIFT)
-        return TD_ECLOSED;
+        return in_hands(queue) ? TD_EEMPTY : TD_ECLOSED;
     uint32_t former = (*number)++;
     td__cas_acq_rel(&queue->head_ring, &former, *number);
     return 0;
@@ -361,6 +374,14 @@ static inline bool is_dropped(td_queue *queue, td__party *me)
     return true;
 }
 
+static inline void tell_got(td_queue *queue, size_t count)
+{
+    td__queue_changed(queue, &queue->space, count > INT_MAX ? INT_MAX : (int)count);
+    /* After a shutdown, others may wait for what we had in our hands: now it will not come back. */
+    if (td__unlikely(td__load_relaxed(&queue->gate) & TD__GATE_SHUT))
+        td__queue_changed(queue, &queue->items, INT_MAX);
+}
+
 int td__fifo_get_private(td_queue *queue, td__party *me, td__op *op)
 {
     if (is_dropped(queue, me))
@@ -370,7 +391,7 @@ int td__fifo_get_private(td_queue *queue, td__party *me, td__op *op)
         if (get_one(queue, me, false, op) < 0)
             break;
     if (td__likely(r == 0))
-        td__queue_changed(queue, &queue->space, (int)(op->done < INT_MAX ? op->done : INT_MAX));
+        tell_got(queue, op->done);
     return r;
 }
 
@@ -380,7 +401,7 @@ int td__fifo_get_shared(td_queue *queue, td__party *me, td__op *op)
         return TD_ECLOSED;
     int r = op->count > 1 ? get_several(queue, me, op) : get_one(queue, me, true, op);
     if (td__likely(r == 0))
-        td__queue_changed(queue, &queue->space, (int)(op->done < INT_MAX ? op->done : INT_MAX));
+        tell_got(queue, op->done);
     return r;
 }
 

@@ -76,6 +76,7 @@ struct td_queue {
     /* read by every operation, written when something rare happens */
     _Atomic uint32_t gate;
     _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
+    _Atomic uint32_t for_items, for_space;   /* how many sleep there, or more: the dead are not taken off */
     _Atomic uint32_t returned, looked;       /* they differ: items have come back, see wheel.h */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */

@@ -9,9 +9,9 @@
  * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, changers use
  * exchanges, and a sleeper looks again every millisecond.
  *
- * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake, will set
- * it again, and wakes the next after its success. All of these have an open step, so that after their death the repair
- * wakes everybody.
+ * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake. If others
+ * are counted, that one sets the bit again after its success, and wakes the next if there is more to do. All of these
+ * have an open step, so that after their death the repair wakes everybody.
  */
 #include "queue/queue.h"
 #include "queue/fifo.h"
@@ -80,6 +80,29 @@ static bool more_to_do(td_queue *queue, const _Atomic uint32_t *word)
     return word == &queue->items ? td__fifo_has_item(queue) : td__fifo_has_space(queue);
 }
 
+static _Atomic uint32_t *sleepers(td_queue *queue, const _Atomic uint32_t *word)
+{
+    return word == &queue->items ? &queue->for_items : word == &queue->space ? &queue->for_space : NULL;
+}
+
+/* Counted before it sets the bit, so that who finds nobody counted need not care for others: who comes later sets it.
+ */
+static void came(td_queue *queue, const _Atomic uint32_t *word)
+{
+    _Atomic uint32_t *count = sleepers(queue, word);
+    if (count)
+        td__fetch_add_acq_rel(count, 1);
+    td__program_order();
+}
+
+/* May others sleep? */
+static bool left(td_queue *queue, const _Atomic uint32_t *word)
+{
+    _Atomic uint32_t *count = sleepers(queue, word);
+    td__program_order();
+    return !count || td__fetch_sub_acq_rel(count, 1) > 1;
+}
+
 int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
                    int64_t deadline, const td_cancel *cancel)
 {
@@ -90,16 +113,29 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
         if (r != again)
             return r;
     }
+    bool others = false, slept = false;
     for (;;) {
         bool seen;
+        came(queue, word);
         uint32_t value = announce(queue, word, TD__QUEUE_SLEEPER, &seen);
         r = attempt(queue, me, op);
-        if (r != again || given_up)
+        if (r != again || given_up) {
+            others = left(queue, word);
             break;
+        }
         given_up = sleep_once(me, word, value, seen, deadline, cancel);
+        slept = true;
+        others = left(queue, word);
+        r = given_up ? again : attempt(queue, me, op);
+        if (r != again)
+            break;
     }
-    /* Somebody may have woken us, and nobody else, while others sleep. */
-    if (given_up || more_to_do(queue, word))
+    /* Who woke us has taken the bit away, and has woken nobody else. */
+    if (slept && others) {
+        bool seen;
+        announce(queue, word, TD__QUEUE_SLEEPER, &seen);
+    }
+    if (given_up || (others && more_to_do(queue, word)))
         td__queue_changed(queue, word, 1);
     td__word_done(me);
     return r == again && given_up ? given_up : r;

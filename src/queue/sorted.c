@@ -242,8 +242,9 @@ int td__sorted_put(td_queue *queue, td__party *me, td__op *op)
 int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
 {
     uint32_t gate = td__load_seq_cst(&queue->gate);
-    if (td__load_seq_cst(&queue->count) == 0)
-        return gate & TD__GATE_SHUT ? TD_ECLOSED : TD_EEMPTY;
+    /* After a shutdown it must be certain: somebody may die in a section that has changed the count. */
+    if (td__load_seq_cst(&queue->count) == 0 && !(gate & TD__GATE_SHUT))
+        return TD_EEMPTY;
     int r = 0;
     td__section_enter(me, &queue->latch);
     gate = td__load_relaxed(&queue->gate);

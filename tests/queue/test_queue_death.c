@@ -549,6 +549,41 @@ ASLEEP(empty, GET_NONE)
 ASLEEP(full_lifo, PUT_FULL_LIFO)
 ASLEEP(empty_sorted, GET_NONE_SORTED)
 
+/* --- after a shutdown ---------------------------------------------------------------------------------------- */
+
+static int take_all(td_call *call)
+{
+    rival *r = td_arg(call, rival_at).at;
+    while ((r->result = take(r->queue, &r->account, td_s(20 * SLOW))) == 0)
+        ;
+    return 0;
+}
+
+/* The last ones to leave a queue that was shut down leave nothing in it that comes back from a dead one. */
+TEST_METHODS_LIMIT(killed_after_shutdown, 120)
+{
+    for (int kind = 0; kind < 2; kind++)
+        for (long step = 1; step < 30 && !harness_failed(); step++) {
+            stage *s = set_stage(kind ? GET_LIFO : GET, step);
+            rival r = { .queue = s->queue };
+            rival_at at = { &r };
+            CHECK_OK(td_queue_shutdown(s->queue, false));
+            td_worker *w = start_victim(how, s), *other = WORKER(td_thread(.target = take_all, .args = TD_VAL(at)));
+            REQUIRE_OK(td_start(other));
+            CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+            CHECK_INT(r.result, TD_ECLOSED);
+            td_free(other);
+            CHECK_OK(td_join_for(w, td_s(20 * SLOW)));
+            td_outcome(w);
+            td_free(w);
+            for (uint32_t i = 0; i < 3; i++) {
+                bool in_hand = s->hand[0].producer == BEFORE && item_whole(&s->hand[0]) && s->hand[0].number == i;
+                CHECK(r.account.times[BEFORE][i] == 1 || (r.account.times[BEFORE][i] == 0 && in_hand));
+            }
+            td_queue_free(s->queue);
+        }
+}
+
 /* --- with the watcher ---------------------------------------------------------------------------------------- */
 
 /* The spawner, which would repair, is killed a moment before the victim: the main process does it. */

@@ -231,6 +231,32 @@ TEST_MODES(join_is_woken)
     }
 }
 
+/* After a shutdown, who finds nothing more waits for what others have in their hands: it may come back. */
+TEST(shutdown_waits_for_hands)
+{
+    enum { OTHER = 12345 }; /* no party of this process */
+    for (int returned = 0; returned < 2; returned++) {
+        td_queue *q = queue_of(TD_QUEUE_FIFO, true, 4);
+        int x = 3;
+        CHECK_OK(td_queue_put(q, &x));
+        td__cell *cell = td__wheel_cell(&q->first, 0);
+        td__store_relaxed(&cell->state, TD__OWNED_BY(OTHER) | TD__READING);
+        CHECK_OK(td_queue_shutdown(q, false));
+        CHECK_ERROR(td_queue_try_get(q, &x), TD_EEMPTY);
+        td_worker *w = start_waiter(&mode_thread, q, NULL, GET);
+        asleep(&q->items);
+        if (returned) {
+            CHECK(td__queue_return(q, td__party_self(), &q->first, 0, 1, OTHER, true));
+            ended_with(w, 0);
+        } else {
+            CHECK(td__queue_skip(q, td__party_self(), NULL, &q->first, 0, OTHER, true));
+            ended_with(w, TD_ECLOSED);
+        }
+        CHECK_ERROR(td_queue_get(q, &x), TD_ECLOSED);
+        td_queue_free(q);
+    }
+}
+
 /* For a wait on several things: either there is something now, or the word changes when something comes. */
 TEST(prepared)
 {
