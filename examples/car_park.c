@@ -56,7 +56,7 @@ int main(void)
     }
     td_owned_semaphore_init(&park->places, 2);
     for (int i = 0; i < CARS; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "car %d", i + 1);
         cars[i] = td_process(.target = car, .args = TD_ARG(struct visit, park, i + 1), .name = name);
         td_start(cars[i]);

@@ -85,7 +85,7 @@ int main(void)
     td_worker *squarer[SQUARERS];
     td_start(counter);
     for (int i = 0; i < SQUARERS; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "squarer %d", i + 1);
         squarer[i] = td_process(.target = square, .args = TD_ARG(struct squarer, pipeline, i), .name = name);
         td_start(squarer[i]);
