@@ -575,6 +575,7 @@ TEST_METHODS_LIMIT(killed_after_shutdown, 120)
             td_free(other);
             CHECK_OK(td_join_for(w, td_s(20 * SLOW)));
             td_outcome(w);
+            repaired(td_pid(w)); /* which looks at the queue */
             td_free(w);
             for (uint32_t i = 0; i < 3; i++) {
                 bool in_hand = s->hand[0].producer == BEFORE && item_whole(&s->hand[0]) && s->hand[0].number == i;
