@@ -64,6 +64,9 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
     td__copy_string(reply->message, sizeof reply->message, end.message);
     /* Release: publishes the reply; acquired by the joiner in process.c. */
     td__fetch_or_acq_rel(&slot->done, TD__PUBLISHED);
-    td__futex_wake(&slot->done, INT_MAX, true);
+    /* To end us takes the kernel longer than all that a joiner still has to do: if he was put on this processor, he
+     * goes first. */
+    if (td__futex_wake(&slot->done, INT_MAX, true) > 0)
+        td__yield();
     td__exit_now(td__exitcode_of(end.code));
 }

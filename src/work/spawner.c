@@ -2,9 +2,9 @@
 /*
  * The spawner: this program started anew, small and with one thread, which forks workers.
  *
- * It keeps `spares` warm: workers already forked, each asleep on its lane (a socket whose other end the main process
- * has), so that a start is one message to a spare. A starter without lanes (a worker), or one that finds no spare,
- * sends its request to the spawner itself, which forks for it.
+ * It keeps `spares` warm: workers already forked, each asleep until it is called, and then reading from its lane (a
+ * socket whose other end the main process has), so that a start is one message to a spare. A starter without lanes (a
+ * worker), or one that finds no spare, sends its request to the spawner itself, which forks for it.
  *
  * It waits, without a time limit, for: a message, the end of a child, the end of the main process. It is the
  * parent of all workers: a pid in its table cannot be reused before it has reaped it, which it does only after the slot
@@ -114,6 +114,20 @@ static bool other_spares(uint32_t lane)
     return false;
 }
 
+/* What is on the lane before anybody can have taken us was meant for one who was here before us and died: its
+ * descriptors would stay open until we are called. */
+static void clear_lane(int socket)
+{
+    for (bool another = false; td__poll(&socket, &another, 1, 1) > 0;) {
+        td__message message;
+        int fds[TD__MESSAGE_FDS];
+        size_t count = TD__COUNT(fds);
+        if (td__receive(socket, &message, sizeof message, fds, &count, false) <= 0)
+            return;
+        td__close_many(fds, count, -1);
+    }
+}
+
 static _Noreturn void be_spare(uint32_t index, uint32_t lane)
 {
     int socket = spawner.lanes[lane];
@@ -122,11 +136,15 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
     td__slot *slot = td__slot_at(spawner.segment, index);
     uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
     td__task_rehearse(spawner.segment, spawner.file, index);
+    clear_lane(socket);
     uint64_t booting = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
     /* Release: pid, for the starter that takes this spare. It fails if the spawner retires and wants us gone. */
     if (!td__cas_acq_rel(&slot->word, &booting, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)))
         td__exit_now(0);
     td__store_release(&spawner.segment->spare_slots[lane], index + 1);
+    while (td__load_acquire(&slot->called) == TD__UNCALLED)
+        td__futex_wait(&slot->called, TD__UNCALLED, 0, true);
+    td__slot_linger(&slot->called, TD__CALLED, &slot->starter_cpu, 0);
     for (;;) {
         td__message message;
         int fds[TD__MESSAGE_FDS];
@@ -144,7 +162,7 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
             }
             td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
         }
-        /* Meant for one that was here before us and died. */
+        /* Meant for one that was here before us, and sent after its death. */
         td__close_many(fds, count, -1);
     }
 }

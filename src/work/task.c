@@ -195,10 +195,11 @@ static int nothing(td_call *call)
 void td__task_prepare(void)
 {
     int code;
-    _Atomic uint32_t cancel = 0;
+    _Atomic uint32_t cancel = 0, cpu = 0;
     td__call_prepare(&the_call, NULL, 0, TD_KIND_NONE, "", &cancel);
     td__call_run(&the_call, nothing, &code);
-    td__program_guard_exit(); /* nothing can be registered after it and before a target: .prepare has run */
+    td__slot_linger(&cancel, 0, &cpu, 0); /* returns at once */
+    td__program_guard_exit();             /* nothing can be registered after it and before a target: .prepare has run */
 }
 
 static void take_place(td__segment *segment, int file, uint32_t index)
@@ -236,6 +237,7 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     if (the_task.slot == NULL)
         take_place(segment, file, index);
     td__slot *slot = the_task.slot;
+    td__store_relaxed(&slot->worker_cpu, td__slot_cpu());
     the_task.request = slot->request; /* published by the message that brought us here */
     td__request *request = &the_task.request;
     request->name[sizeof request->name - 1] = 0;
