@@ -116,10 +116,10 @@ void td__slot_answer(td__slot *slot, uint32_t answer)
 
 void td__slot_linger(const _Atomic uint32_t *word, uint32_t value, const _Atomic uint32_t *other_cpu, int64_t deadline)
 {
-    uint32_t other = td__load_relaxed(other_cpu), here = td__slot_cpu();
-    int64_t end = td__now() + LINGER_NS;
-    if (other == 0 || other == here)
+    uint32_t other = td__load_relaxed(other_cpu);
+    if (other == 0 || other == td__slot_cpu())
         return;
+    int64_t end = td__now() + LINGER_NS;
     if (deadline && deadline < end)
         end = deadline;
     do

@@ -144,6 +144,7 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
     td__store_release(&spawner.segment->spare_slots[lane], index + 1);
     while (td__load_acquire(&slot->called) == TD__UNCALLED)
         td__futex_wait(&slot->called, TD__UNCALLED, 0, true);
+    td__store_relaxed(&slot->worker_cpu, td__slot_cpu());
     td__slot_linger(&slot->called, TD__CALLED, &slot->starter_cpu, 0);
     for (;;) {
         td__message message;

@@ -195,11 +195,11 @@ static int nothing(td_call *call)
 void td__task_prepare(void)
 {
     int code;
-    _Atomic uint32_t cancel = 0, cpu = 0;
+    _Atomic uint32_t cancel = 0, elsewhere = UINT32_MAX;
     td__call_prepare(&the_call, NULL, 0, TD_KIND_NONE, "", &cancel);
     td__call_run(&the_call, nothing, &code);
-    td__slot_linger(&cancel, 0, &cpu, 0); /* returns at once */
-    td__program_guard_exit();             /* nothing can be registered after it and before a target: .prepare has run */
+    td__slot_linger(&cancel, 1, &elsewhere, 0); /* returns at once */
+    td__program_guard_exit(); /* nothing can be registered after it and before a target: .prepare has run */
 }
 
 static void take_place(td__segment *segment, int file, uint32_t index)
@@ -227,7 +227,9 @@ void td__task_rehearse(td__segment *segment, int file, uint32_t index)
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
     /* Nobody but us writes here as long as no starter has seen this spare. */
     td__store_relaxed(&the_task.slot->go, TD__GO_AWAY);
+    td__store_relaxed(&the_task.slot->starter_cpu, UINT32_MAX);
     td__slot_await(the_task.slot);
+    td__store_relaxed(&the_task.slot->starter_cpu, 0);
     td__store_relaxed(&the_task.slot->go, TD__GO_UNKNOWN);
 }
 
@@ -237,7 +239,6 @@ _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, cons
     if (the_task.slot == NULL)
         take_place(segment, file, index);
     td__slot *slot = the_task.slot;
-    td__store_relaxed(&slot->worker_cpu, td__slot_cpu());
     the_task.request = slot->request; /* published by the message that brought us here */
     td__request *request = &the_task.request;
     request->name[sizeof request->name - 1] = 0;
