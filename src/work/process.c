@@ -193,8 +193,8 @@ static void call(td__slot *slot, uint32_t how)
         td__futex_wake(&slot->called, 1, true);
 }
 
-/* Gives the work to a spare. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
-static int start_on_spare(start *start)
+/* Gives the work to a spare in this state. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
+static int start_on_spare(start *start, unsigned state)
 {
     td__spawner *spawner = start->spawner;
     td__segment *segment = spawner->segment;
@@ -205,7 +205,7 @@ static int start_on_spare(start *start)
         uint32_t index = hint - 1;
         td__slot *slot = td__slot_at(segment, index);
         uint64_t word = td__load_acquire(&slot->word), spare = word;
-        if (TD__WORD_STATE(word) != TD__SPARE)
+        if (TD__WORD_STATE(word) != state || TD__WORD_OWNER(word) != TD__OWNER_SPAWNER)
             continue;
         uint32_t generation = TD__WORD_GENERATION(word);
         if (!td__cas_seq_cst(&slot->word, &spare, TD__WORD(generation, owner_for(spawner), TD__TAKEN)))
@@ -325,7 +325,9 @@ int td__process_start(td_worker *worker)
             code = start.spawner ? 0 : td_last_error();
         }
         if (code == 0)
-            code = start_on_spare(&start);
+            code = start_on_spare(&start, TD__SPARE);
+        if (code == NO_SPARE) /* one that is about to be ready is sooner there than one that is still to be made */
+            code = start_on_spare(&start, TD__BOOTING);
         if (code == NO_SPARE)
             code = start_by_spawner(&start);
         if (code <= 0)

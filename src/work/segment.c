@@ -131,14 +131,14 @@ void td__slot_linger(const _Atomic uint32_t *word, uint32_t value, const _Atomic
     while (td__now() < end);
 }
 
-uint32_t td__slot_await(td__slot *slot)
+uint32_t td__slot_await(_Atomic uint32_t *go, const _Atomic uint32_t *starter_cpu)
 {
-    td__slot_linger(&slot->go, TD__GO_UNKNOWN, &slot->starter_cpu, 0);
+    td__slot_linger(go, TD__GO_UNKNOWN, starter_cpu, 0);
     for (;;) {
         uint32_t answer = TD__GO_UNKNOWN;
-        if (!td__cas_acq_rel(&slot->go, &answer, TD__GO_AWAITED) && answer != TD__GO_AWAITED)
+        if (!td__cas_acq_rel(go, &answer, TD__GO_AWAITED) && answer != TD__GO_AWAITED)
             return answer;
-        td__futex_wait(&slot->go, TD__GO_AWAITED, 0, true);
+        td__futex_wait(go, TD__GO_AWAITED, 0, true);
     }
 }
 

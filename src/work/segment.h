@@ -11,6 +11,7 @@
  *
  * A slot's life, in its `word` (one atomic, changed by CAS, with a generation that grows with each use):
  *   FREE -> BOOTING by the spawner -> SPARE by the spare itself, waiting for work -> TAKEN by a starter
+ *           BOOTING -> TAKEN by a starter that finds none in SPARE: its request waits for the spare
  *   FREE -> TAKEN by a starter that found no spare
  *   TAKEN -> FREE by whoever is second of: the owner, done with the result (TD__RELEASED), and the spawner, having
  *            seen the process go (TD__GONE).
@@ -138,7 +139,7 @@ typedef struct td__segment {
     td__circumstances circumstances;
     uint64_t environment_hash;
     /* at any time */
-    _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of a spare that waits there, or 0. A hint */
+    _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of its spare, if untaken, or 0. A hint */
     _Atomic uint64_t in_use[TD__SLOTS / 64];      /* a hint where slots are free */
     unsigned char faults[64];
     td__module modules[TD__MODULES_MAX];
@@ -172,9 +173,9 @@ static inline td__slot *td__slot_at(td__segment *segment, uint32_t index)
 /* Nice value, affinity and limits of the calling thread. */
 void td__circumstances_get(td__circumstances *circumstances);
 
-/* The starter's answer, TD__GO or TD__GO_AWAY; and the worker's wait for it. */
+/* The starter's answer, TD__GO or TD__GO_AWAY; and the worker's wait for it, on these two of its slot. */
 void td__slot_answer(td__slot *slot, uint32_t answer);
-uint32_t td__slot_await(td__slot *slot);
+uint32_t td__slot_await(_Atomic uint32_t *go, const _Atomic uint32_t *starter_cpu);
 
 /* The processor that the caller runs on, as slots have it. */
 static inline uint32_t td__slot_cpu(void)

@@ -114,18 +114,38 @@ static bool other_spares(uint32_t lane)
     return false;
 }
 
-/* What is on the lane before anybody can have taken us was meant for one who was here before us and died: its
- * descriptors would stay open until we are called. */
-static void clear_lane(int socket)
+/* Reads our request from the lane; `wait` false: if it is there. What else is there was meant for one who was here
+ * before us and died. */
+static bool take_request(int socket, uint32_t index, uint32_t generation, bool wait, td__message *message, int *fds,
+                         size_t *count)
 {
-    for (bool another = false; td__poll(&socket, &another, 1, 1) > 0;) {
-        td__message message;
-        int fds[TD__MESSAGE_FDS];
-        size_t count = TD__COUNT(fds);
-        if (td__receive(socket, &message, sizeof message, fds, &count, false) <= 0)
-            return;
-        td__close_many(fds, count, -1);
+    for (bool there = wait; wait || td__poll(&socket, &there, 1, 1) > 0;) {
+        *count = TD__MESSAGE_FDS;
+        ssize_t n = td__receive(socket, message, sizeof *message, fds, count, true);
+        if (n <= 0)
+            td__exit_now(n < 0); /* the main process has gone */
+        if (n == (ssize_t)sizeof *message && message->slot == index && message->generation == generation)
+            return true;
+        td__close_many(fds, *count, -1);
     }
+    return false;
+}
+
+static void await_call(td__slot *slot)
+{
+    while (td__load_acquire(&slot->called) == TD__UNCALLED)
+        td__futex_wait(&slot->called, TD__UNCALLED, 0, true);
+    td__store_relaxed(&slot->worker_cpu, td__slot_cpu());
+    td__slot_linger(&slot->called, TD__CALLED, &slot->starter_cpu, 0);
+}
+
+/* Says that we are ready; false: nobody wants us any more. A starter may have taken us already, or have taken us and
+ * put us back, as ready. */
+static bool be_ready(td__slot *slot, uint32_t generation)
+{
+    uint64_t word = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
+    return td__cas_acq_rel(&slot->word, &word, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)) ||
+           TD__WORD_OWNER(word) != TD__OWNER_SPAWNER || TD__WORD_STATE(word) == TD__SPARE;
 }
 
 static _Noreturn void be_spare(uint32_t index, uint32_t lane)
@@ -136,36 +156,23 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
     td__slot *slot = td__slot_at(spawner.segment, index);
     uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
     td__task_rehearse(spawner.segment, spawner.file, index);
-    clear_lane(socket);
-    uint64_t booting = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
-    /* Release: pid, for the starter that takes this spare. It fails if the spawner retires and wants us gone. */
-    if (!td__cas_acq_rel(&slot->word, &booting, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)))
+    if (!be_ready(slot, generation))
         td__exit_now(0);
-    td__store_release(&spawner.segment->spare_slots[lane], index + 1);
-    while (td__load_acquire(&slot->called) == TD__UNCALLED)
-        td__futex_wait(&slot->called, TD__UNCALLED, 0, true);
-    td__store_relaxed(&slot->worker_cpu, td__slot_cpu());
-    td__slot_linger(&slot->called, TD__CALLED, &slot->starter_cpu, 0);
-    for (;;) {
-        td__message message;
-        int fds[TD__MESSAGE_FDS];
-        size_t count = TD__COUNT(fds);
-        ssize_t n = td__receive(socket, &message, sizeof message, fds, &count, true);
-        if (n <= 0)
-            td__exit_now(n < 0); /* the main process has gone */
-        if (n == (ssize_t)sizeof message && message.slot == index && message.generation == generation) {
-            td__close(socket);
-            td__store_release(&slot->received, 1);
-            if (!other_spares(lane)) {
-                /* The spawner sees us end, and makes another then; it must be told only if there is none till then. */
-                td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
-                td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
-            }
-            td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
-        }
-        /* Meant for one that was here before us, and sent after its death. */
-        td__close_many(fds, count, -1);
+    td__message message;
+    int fds[TD__MESSAGE_FDS];
+    size_t count;
+    if (!take_request(socket, index, generation, false, &message, fds, &count)) {
+        await_call(slot);
+        take_request(socket, index, generation, true, &message, fds, &count);
     }
+    td__close(socket);
+    td__store_release(&slot->received, 1);
+    if (!other_spares(lane)) {
+        /* The spawner sees us end, and makes another then; it must be told only if there is none till then. */
+        td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
+        td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
+    }
+    td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
 }
 
 /* A lane is free when nobody reads it, or its reader has read what was meant for it. */
@@ -205,6 +212,9 @@ static bool make_spare(void)
     }
     remember(pid, (uint32_t)index);
     spawner.lane_slot[lane] = index;
+    td__store_release(&td__slot_at(spawner.segment, (uint32_t)index)->pid, (uint32_t)pid);
+    /* Release: the pid, for a starter, who may take it from now on. */
+    td__store_release(&spawner.segment->spare_slots[lane], (uint32_t)index + 1);
     return true;
 }
 
