@@ -90,7 +90,7 @@ pid_t td__thread_id(void);
 size_t td__stack_minimum(void);
 void td__yield(void);
 unsigned td__cpu(void);       /* the one that the caller runs on; it may be another one by now */
-unsigned td__cpu_count(void); /* those that this process may run on, at least 1; as at the first call */
+unsigned td__cpu_count(void); /* those that this process might run on when it was loaded, at least 1 */
 
 /*
  * The expensive half of an asymmetric fence: after td__barrier_others() all running threads (of this process; `shared`:
