@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <tandem.h>
 
-enum { ACCOUNTS = 3, CUSTOMERS = 3, TRANSFERS = 2000, DEPOSIT = 100 };
+enum { ACCOUNTS = 3, CUSTOMERS = 3, TRANSFERS = 5000, DEPOSIT = 100 };
 
 struct bank {
     td_rlock lock;

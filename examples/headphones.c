@@ -5,9 +5,10 @@
  * finds it, and ends the process that has it.
  */
 #include <stdio.h>
+#include <threads.h>
 #include <tandem.h>
 
-enum { HEADPHONES = 3, VISITORS = 6, ROOMS = 200 };
+enum { HEADPHONES = 3, VISITORS = 6, ROOMS = 500 };
 
 struct museum {
     td_bounded_semaphore available;
@@ -39,6 +40,7 @@ static int visit(td_call *call)
             return td_fail(call, 1, "no headphones: %s", td_last_message());
         int which = borrow(museum);
         museum->played[which]++;
+        thrd_yield(); /* time for others to come */
         give_back(museum, which);
         td_bounded_semaphore_release(&museum->available);
     }
