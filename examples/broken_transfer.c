@@ -35,9 +35,14 @@ static int clerk(td_call *call)
     }
 }
 
+static void show(const char *when, const struct bank *bank)
+{
+    printf("%s savings %ld, current %ld\n", when, bank->now.savings, bank->now.current);
+}
+
 static void repair(struct bank *bank)
 {
-    printf("found     %3ld + %3ld\n", bank->now.savings, bank->now.current);
+    show("found:   ", bank);
     if (bank->changing) {
         bank->now = bank->before;
         bank->changing = false;
@@ -54,7 +59,7 @@ int main(void)
         return 1;
     }
     bank->now = (struct balance){ 100, 0 };
-    printf("at first  %3ld + %3ld\n", bank->now.savings, bank->now.current);
+    show("at first:", bank);
 
     td_worker *worker = td_process(.target = clerk, .args = TD_SHARED(bank), .name = "clerk");
     td_start(worker);
@@ -69,7 +74,7 @@ int main(void)
     }
     if (code == TD_OWNER_DIED)
         repair(bank);
-    printf("repaired  %3ld + %3ld\n", bank->now.savings, bank->now.current);
+    show("repaired:", bank);
     td_lock_release(&bank->lock); /* from here on it is a lock like any other */
     td_shared_free(bank);
 }
