@@ -62,7 +62,10 @@ int main(void)
     show("at first:", bank);
 
     td_worker *worker = td_process(.target = clerk, .args = TD_SHARED(bank), .name = "clerk");
-    td_start(worker);
+    if (td_start(worker) < 0) {
+        fprintf(stderr, "%s\n", td_last_message());
+        return 1;
+    }
     td_join(worker);
     printf("the clerk was %s\n", td_message(worker));
     td_free(worker);

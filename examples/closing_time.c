@@ -60,6 +60,8 @@ int main(void)
         guests[i] = td_process(.target = visit, .args = TD_ARG(struct guest, bar, i), .name = names[i]);
         if (td_start(guests[i]) == 0)
             td_semaphore_acquire(&bar->guests);
+        else
+            fprintf(stderr, "%s\n", td_last_message());
     }
     td_cancel_fire(&bar->closed); /* also for those who begin to wait only now */
 

@@ -47,14 +47,14 @@ int main(void)
         return 1;
     }
 
+    int failed = 0;
     td_worker *workers[WORKERS];
     for (int i = 0; i < WORKERS; i++) {
         workers[i] = td_process(.target = wash, .args = TD_SHARED(kitchen));
-        if (td_start(workers[i]) < 0)
-            fprintf(stderr, "%s\n", td_last_message());
+        failed |= td_start(workers[i]);
     }
-    int failed = 0;
-    if (meal(kitchen, "breakfast", 12) < 0 || meal(kitchen, "lunch", 40) < 0 || meal(kitchen, "dinner", 48) < 0) {
+    if (failed || meal(kitchen, "breakfast", 12) < 0 || meal(kitchen, "lunch", 40) < 0 ||
+        meal(kitchen, "dinner", 48) < 0) {
         fprintf(stderr, "%s\n", td_last_message());
         failed = 1;
     }

@@ -58,17 +58,18 @@ int main(void)
     }
     td_queue_put(search->boards, &(struct board){ 0 });
 
+    int failed = 0;
     td_worker *workers[WORKERS];
     for (int i = 0; i < WORKERS; i++) {
         workers[i] = td_process(.target = work, .args = TD_SHARED(search));
-        if (td_start(workers[i]) < 0)
-            fprintf(stderr, "%s\n", td_last_message());
+        failed |= td_start(workers[i]);
     }
-    int failed = td_queue_join_for(search->boards, td_s(60)) < 0;
-    if (failed)
+    if (failed || td_queue_join_for(search->boards, td_s(60)) < 0) {
         fprintf(stderr, "%s\n", td_last_message());
-    else
+        failed = 1;
+    } else {
         printf("%d queens: %d ways\n", SIZE, td_shared_get(search->solutions));
+    }
     td_queue_shutdown(search->boards, failed);
     for (int i = 0; i < WORKERS; i++) {
         td_join(workers[i]);

@@ -62,6 +62,7 @@ static int guest(td_call *call)
 int main(void)
 {
     td_worker *guests[GUESTS];
+    int present = 0, eaten = 0;
 
     td_init();
     struct belt *belt = td_shared_calloc(1, sizeof *belt);
@@ -71,15 +72,14 @@ int main(void)
     }
     for (int i = 0; i < GUESTS; i++) {
         guests[i] = td_process(.target = guest, .args = TD_SHARED(belt));
-        td_start(guests[i]);
+        present += td_start(guests[i]) == 0;
     }
-    for (int i = 0; i < PLATES + GUESTS; i++)
+    for (int i = 0; present > 0 && i < PLATES + present; i++)
         if (put(belt, i < PLATES ? i : CLOSED) != 0) {
             fprintf(stderr, "nobody takes plate %d\n", i);
             break;
         }
 
-    int eaten = 0;
     for (int i = 0; i < GUESTS; i++) {
         int part = 0;
         td_join(guests[i]);

@@ -76,12 +76,16 @@ int main(void)
     td_worker *workers[WORKERS];
     for (int i = 0; i < WORKERS; i++) {
         workers[i] = td_process(.target = read_lines, .args = TD_SHARED(index));
-        if (td_start(workers[i]) < 0)
-            fprintf(stderr, "%s\n", td_last_message());
+        td_start(workers[i]);
     }
+    int failed = 0;
     for (int i = 0; i < WORKERS; i++) {
         td_join(workers[i]);
-        td_free(workers[i]); /* tells of one that failed */
+        if (td_outcome(workers[i]) != TD_RETURNED) {
+            fprintf(stderr, "%s\n", td_describe(workers[i])); /* also if it could not be started */
+            failed = 1;
+        }
+        td_free(workers[i]);
     }
 
     for (int i = 0; i < 26; i++) {
@@ -97,4 +101,5 @@ int main(void)
     }
     td_shared_free(index->next_line);
     td_shared_free(index);
+    return failed;
 }
