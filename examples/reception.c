@@ -76,16 +76,15 @@ int main(void)
         return 1;
     }
     td_worker *world = td_process(.target = world_outside, .name = "the world", .args = TD_SHARED(desk),
-                                  .connections = TD_CONNECTIONS(theirs));
-    int failed = td_start(world) < 0;
+                                  .connections = TD_CONNECTIONS(theirs), .daemon = TD_DAEMON_YES);
+    int failed = td_start(world);
     td_connection_free(theirs); /* the world has its own */
     if (failed || attend(desk, ours, world) < 0) {
         fprintf(stderr, "%s\n", td_last_message());
-        failed = 1;
+        return 1; /* which ends the world, as it is a daemon */
     }
     td_free(world);
     td_connection_free(ours);
     td_queue_free(desk->letters);
     td_shared_free(desk);
-    return failed;
 }
