@@ -6,6 +6,7 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -417,6 +418,56 @@ TEST(spawner_killed_while_it_starts_workers)
     for (int i = 0; i < 3; i++)
         pthread_join(thread[i], 0);
     CHECK_INT(td_run(td_process(.target = nothing)), 0);
+    CHECK_OK(td_finish());
+    CHECK_NOTHING_LEFT();
+}
+
+static void kill_workers(pid_t spawner)
+{
+    proc list[64];
+    int n = list_others(list, 64);
+    for (int i = 0; i < n && i < 64; i++)
+        if (list[i].ppid == spawner)
+            kill(list[i].pid, SIGKILL);
+}
+
+/* Catches: starts, or joins, that wait for ever for a worker that was killed before it had its work, at whatever step:
+ * being made, asleep, called, or with its request unread; and what was sent to such a one kept open for ever. */
+TEST(workers_killed_while_they_start)
+{
+    pid_t spawner = find_spawner();
+    int ends[2], kept = fcntl(1, F_DUPFD_CLOEXEC, 10);
+    REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+    dup2(ends[1], 1);
+    close(ends[1]);
+    pthread_t thread[3];
+    for (int i = 0; i < 3; i++)
+        REQUIRE(pthread_create(&thread[i], 0, starts_until_stop, 0) == 0);
+    for (int round = 0; round < (SANITIZED ? 50 : 400); round++) {
+        int done = atomic_load(&starts_done);
+        WAIT_UNTIL(atomic_load(&starts_done) > done, 20);
+        kill_workers(spawner);
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < 3; i++)
+        pthread_join(thread[i], 0);
+    CHECK_INT(atomic_load(&starts_failed), 0);
+    dup2(kept, 1);
+    close(kept);
+    CHECK_INT(find_spawner(), spawner);
+    td_worker *w[8];
+    for (int i = 0; i < 8; i++) { /* each lane is read */
+        w[i] = WORKER(td_process(.target = nothing));
+        REQUIRE_OK(td_start(w[i]));
+    }
+    for (int i = 0; i < 8; i++) {
+        REQUIRE_OK(td_join(w[i]));
+        CHECK_INT(td_outcome(w[i]), TD_RETURNED);
+        td_free(w[i]);
+    }
+    char text[16];
+    CHECK_INT(read(ends[0], text, sizeof text), 0); /* nobody has kept the other end */
+    close(ends[0]);
     CHECK_OK(td_finish());
     CHECK_NOTHING_LEFT();
 }
