@@ -127,8 +127,10 @@ void td_queue_free(td_queue *q)
     td__party *me = shared ? td__party_self() : NULL;
     if (shared && !me)
         return;
-    if (shared)
+    if (shared) {
+        td__parties_release(q, sizeof *q); /* what belongs to it is reached through it */
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_FREE, NULL, name, 0);
+    }
     q->magic = TD__QUEUE_FREED;
     td__queue_dispose(q, me, true);
     td__queue_give(me, shared, shared ? &me->step[TD__STEP_QUEUE].argument : &name, true);
