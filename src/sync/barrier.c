@@ -23,6 +23,7 @@
 #include <tandem/sync.h>
 #include "sync/monitor.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 #include <limits.h>
 
@@ -360,6 +361,8 @@ bool td_barrier_broken(const td_barrier *b)
 void td_barrier_destroy(td_barrier *b)
 {
 #ifdef TD_DEBUG
+    if (b)
+        td__use_settle(b, sizeof *b);
     if (b && td_barrier_waiting(b) > 0)
         td__bug("td_barrier_destroy: somebody waits at barrier %p", (void *)b);
 #else
