@@ -7,6 +7,7 @@
  * nothing is waited for and no other lock is taken under it.
  */
 #include "queue/connection.h"
+#include "sync/forks.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -587,7 +588,7 @@ void td__connections_lock(void)
     td__lock_acquire(&td__lists);
 }
 
-void td__connections_unlock(void)
+static void unlock_connections(void)
 {
     td__lock_release(&td__lists);
 }
@@ -604,6 +605,31 @@ void td__connections_forked(void)
         td__large_free(td__exchange_acq_rel(&c->ring, NULL));
     }
     td__lock_release(&td__lists);
+}
+
+static void before_fork(bool spawns)
+{
+    if (!spawns)
+        td__connections_lock();
+}
+
+static void in_parent(bool spawns)
+{
+    if (!spawns)
+        unlock_connections();
+}
+
+/* In a spawner's child the worker does it, when it is one. */
+static void in_child(bool spawns)
+{
+    if (!spawns)
+        td__connections_forked();
+}
+
+__attribute__((constructor)) static void register_forks(void)
+{
+    static const td__forks_handlers handlers = { .before = before_fork, .in_parent = in_parent, .in_child = in_child };
+    td__forks_register(TD__FORKS_CONNECTION, &handlers);
 }
 
 void td__connections_keep_only(td_connection *const *list, size_t count)

@@ -6,6 +6,7 @@
  * follows lies in the region (whatever it finds there), so that it cannot crash.
  */
 #include "sync/party.h"
+#include "sync/forks.h"
 #include "sync/section.h"
 #include "sync/wait.h"
 
@@ -269,6 +270,33 @@ void td__party_after_fork(bool by_spawner)
         return;
     }
     td__party_moved();
+}
+
+static void before_fork(bool spawns)
+{
+    if (!spawns)
+        td__region_before_fork();
+    td__party_before_fork();
+}
+
+static void in_parent(bool spawns)
+{
+    if (!spawns)
+        td__region_after_fork();
+}
+
+static void in_child(bool spawns)
+{
+    if (!spawns)
+        td__region_after_fork();
+    td__party_after_fork(spawns);
+}
+
+/* When the library is loaded: whatever stands on this counts forks. */
+__attribute__((constructor)) static void register_forks(void)
+{
+    static const td__forks_handlers handlers = { .before = before_fork, .in_parent = in_parent, .in_child = in_child };
+    td__forks_register(TD__FORKS_SYNC, &handlers);
 }
 
 /* --- deaths ------------------------------------------------------------------------------------------------ */
