@@ -211,6 +211,9 @@ td__party *td__party_make(void)
 static uintptr_t kept[TD__HELD_MAX];
 static uint32_t kept_count;
 static uint16_t kept_index;
+/* The same for this process's own beginning; written in the child of a fork only, while there is one thread. */
+static uintptr_t inherited[TD__HELD_MAX];
+static uint32_t inherited_count;
 
 void td__party_before_fork(void)
 {
@@ -252,9 +255,21 @@ void td__party_moved(void)
         keep(me, kept[i]);
 }
 
+bool td__party_inherited(const volatile void *object)
+{
+    for (uint32_t i = 0; i < inherited_count; i++)
+        if ((inherited[i] & ~(uintptr_t)3) == (uintptr_t)object)
+            return true;
+    return false;
+}
+
 void td__party_after_fork(bool by_spawner)
 {
     td__forks++;
+    if (inherited_count != kept_count)
+        inherited_count = kept_count;
+    if (kept_count > 0)
+        memcpy(inherited, kept, kept_count * sizeof *kept);
     td__region *region = td__the_region;
     bool is_stray = !by_spawner && td__shared_size != 0;
     if (stray != is_stray)

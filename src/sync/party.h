@@ -234,6 +234,9 @@ void td__party_after_fork(bool by_spawner); /* whose children it watches itself;
  */
 extern uint32_t td__forks;
 
+/* Did the thread that forked this process hold this private object then? It is the only one of the child that can. */
+bool td__party_inherited(const volatile void *object);
+
 /*
  * What the forking thread held of private objects that are held by being counted, in the child: `me` is the child's
  * party (NULL: there was no memory for one), whose record names the object again, in place of the parent's.
