@@ -6,6 +6,7 @@
  * process are in one list, for forks. One lock, td__lists, guards that list and the lists of frames of each handle;
  * nothing is waited for and no other lock is taken under it.
  */
+#include <tandem/shared.h>
 #include "queue/connection.h"
 #include "sync/forks.h"
 
@@ -198,6 +199,17 @@ static int check_part(const char *call, const td_value *part)
     return 0;
 }
 
+/* A pointer travels alone: in a frame of its kind, and not among the bytes of another. */
+static int check_shared(const char *call, const td_value *value)
+{
+    void *block = NULL;
+    if (value->size == sizeof block && value->data)
+        memcpy(&block, value->data, sizeof block);
+    if (!td_shared_is(block))
+        return td__fail(TD_EINVAL, "%s: %p does not point into the shared heap", call, block);
+    return 0;
+}
+
 static int send_parts(td_connection *c, const char *call, const td_value *parts, size_t count, int kind, td_time limit)
 {
     int64_t deadline = td__deadline(limit);
@@ -209,7 +221,7 @@ static int send_parts(td_connection *c, const char *call, const td_value *parts,
                                  TD_PARTS_MAX));
     td__source source = { parts, count, 0 };
     for (size_t i = 0; i < count && code == 0; i++) {
-        code = check_part(call, &parts[i]);
+        code = kind == TD_KIND_SHARED ? check_shared(call, &parts[i]) : check_part(call, &parts[i]);
         if (code == 0 && parts[i].size > TD_FRAME_MAX - source.size)
             code = td__fail(TD_ETOOBIG, "%s: a frame is larger than the limit of %zu bytes", call, TD_FRAME_MAX);
         source.size += parts[i].size;
@@ -316,8 +328,9 @@ static int check_frame(const td__frame *frame, const want *want)
     if (want->what == TO_BUFFER && frame->size > want->room)
         return td__fail(TD_ETOOBIG, "%s: the next frame has %llu bytes, there is room for %zu", want->call,
                         (unsigned long long)frame->size, want->room);
-    if (want->what == TO_VALUE &&
-        (frame->size != want->room || (frame->detail != want->kind && frame->detail != TD_KIND_BYTES)))
+    /* Bytes fit every type, but none makes a pointer of them. */
+    bool suits = frame->detail == want->kind || (frame->detail == TD_KIND_BYTES && want->kind != TD_KIND_SHARED);
+    if (want->what == TO_VALUE && (frame->size != want->room || !suits))
         return td__fail(TD_ETYPE,
                         "%s: the next frame has %llu bytes of kind %d, but %zu bytes of kind %d are asked for",
                         want->call, (unsigned long long)frame->size, frame->detail, want->room, want->kind);
@@ -475,6 +488,30 @@ int td_recv_copy(td_connection *c, void *to, size_t size, int kind)
 {
     want want = { .call = "td_recv_value", .what = TO_VALUE, .to = to, .room = size, .kind = kind };
     return receive(c, &want);
+}
+
+int td_recv_shared_for(td_connection *c, void **block, td_time limit)
+{
+    void *got = NULL;
+    want want = { .call = "td_recv_shared",
+                  .what = TO_VALUE,
+                  .to = &got,
+                  .room = sizeof got,
+                  .kind = TD_KIND_SHARED,
+                  .deadline = td__deadline(limit) };
+    if (c && !block)
+        return td__fail(TD_EINVAL, "td_recv_shared: NULL for the pointer");
+    int code = receive(c, &want);
+    if (code == 0 && !td_shared_is(got)) /* from elsewhere than this program, or from a process gone wild */
+        return td__fail(TD_EINVAL, "td_recv_shared: %p, which was sent, is not in the shared heap", got);
+    if (code == 0)
+        *block = got;
+    return code;
+}
+
+int td_recv_shared(td_connection *c, void **block)
+{
+    return td_recv_shared_for(c, block, TD_NO_LIMIT);
 }
 
 int td_recv_skip(td_connection *c)
