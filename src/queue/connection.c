@@ -199,6 +199,10 @@ static int check_part(const char *call, const td_value *part)
     return 0;
 }
 
+/* Grows with each pointer that is sent. The kernel orders what the sender did with the block before what the receiver
+ * does; the language, and what checks programs by its rules, knows of that by this word only. */
+static _Atomic uint32_t handed_over;
+
 /* A pointer travels alone: in a frame of its kind, and not among the bytes of another. */
 static int check_shared(const char *call, const td_value *value)
 {
@@ -207,6 +211,7 @@ static int check_shared(const char *call, const td_value *value)
         memcpy(&block, value->data, sizeof block);
     if (!td_shared_is(block))
         return td__fail(TD_EINVAL, "%s: %p does not point into the shared heap", call, block);
+    td__fetch_add_acq_rel(&handed_over, 1); /* release: the block's bytes, to td_recv_shared */
     return 0;
 }
 
@@ -502,6 +507,7 @@ int td_recv_shared_for(td_connection *c, void **block, td_time limit)
     if (c && !block)
         return td__fail(TD_EINVAL, "td_recv_shared: NULL for the pointer");
     int code = receive(c, &want);
+    (void)td__load_acquire(&handed_over); /* with its sender, if it is a thread of ours */
     if (code == 0 && !td_shared_is(got)) /* from elsewhere than this program, or from a process gone wild */
         return td__fail(TD_EINVAL, "td_recv_shared: %p, which was sent, is not in the shared heap", got);
     if (code == 0)

@@ -178,6 +178,32 @@ static uint32_t take_index(td__region *region, uint64_t word)
     }
 }
 
+#define FULL_LIMIT_S 1
+#define FULL_LOOKS   3
+
+/*
+ * All are taken: perhaps by dead ones of whom nobody has heard. A process that announces itself after it has taken its
+ * entry can be killed in between. So the program's main process is asked to look. It has found nobody when it has
+ * looked that often, and nothing waits to be repaired.
+ */
+static uint32_t take_index_at_last(td__region *region, uint64_t word)
+{
+    int64_t deadline = td__deadline(td_s(FULL_LIMIT_S));
+    uint32_t index = 0;
+    if (!td__shared_size || td__load_relaxed(&region->party_top) < region->parties)
+        return 0;
+    for (int looks = 0; looks < FULL_LOOKS && index == 0 && td__now() < deadline; looks++) {
+        uint32_t seen = td__load_acquire(&region->deaths);
+        if (seen & TD__DEATHS_PENDING)
+            looks = -1;
+        else
+            td__event_fd_signal(td__arrivals);
+        td__futex_wait(&region->deaths, seen, deadline, true);
+        index = take_index(region, word);
+    }
+    return index;
+}
+
 td__party *td__party_make(void)
 {
     td__region *region = td__region_get();
@@ -188,12 +214,14 @@ td__party *td__party_make(void)
     pthread_once(&key_once, make_key);
     uint32_t pid = (uint32_t)td__getpid();
     uint64_t serial = (td__fetch_add_relaxed(&region->serial, 1) + 1) & 0x7fffffff;
-    uint32_t index = take_index(region, (stray ? STRAY : 0) | serial << 32 | pid);
-    if (index == 0) {
+    uint64_t word = (stray ? STRAY : 0) | serial << 32 | pid;
+    uint32_t index = take_index(region, word);
+    if (index == 0 && (index = take_index_at_last(region, word)) == 0) {
         td__fail(TD_ENOMEM, "no record for this thread: out of memory, or more than %u threads share objects",
                  region->parties);
         return NULL;
     }
+    td__step_point(); /* killed here, it is not known to whoever watches strays */
     td__party *me = td__party_at(index);
     me->index = (uint16_t)index;
     me->pid = pid;
@@ -578,6 +606,14 @@ bool td__parties_of(pid_t pid)
         if ((uint32_t)td__load_acquire(td__party_entry(i)) == (uint32_t)pid)
             return true;
     return false;
+}
+
+void td__parties_looked(void)
+{
+    td__region *region = td__the_region;
+    /* Release: what has been marked, to those who wait for it. */
+    td__fetch_add_acq_rel(&region->deaths, TD__DEATHS_ONE);
+    td__futex_wake(&region->deaths, INT_MAX, true);
 }
 
 size_t td__parties_strays(pid_t *pids, size_t capacity)

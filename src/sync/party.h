@@ -213,6 +213,8 @@ void td__party_end(void);
 /* Are there any of this process? Cheap. The processes of strays that are not known to be dead, each once. */
 bool td__parties_of(pid_t pid);
 size_t td__parties_strays(pid_t *pids, size_t capacity);
+/* By who has asked for them, and marked the dead ones: for those who wait for a free index. */
+void td__parties_looked(void);
 
 /*
  * What is to be done about an object that a dead thread held (also one that has ended in good order, which then is

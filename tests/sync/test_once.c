@@ -283,12 +283,13 @@ TEST(run_by_another_thread_at_a_fork)
     WAIT_UNTIL(sleepers(&forked.once) == 1, 20);
     pid_t pid = fork();
     if (pid == 0) {
-        pthread_t thread[3];
+        enum { N = WITH_TSAN ? 0 : 3 }; /* the sanitizer is not made ready for threads of a forked child */
+        pthread_t thread[N + 1];
         CHECK(!td_once_done(&forked.once));
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < N; i++)
             REQUIRE(pthread_create(&thread[i], NULL, runs_in_child, NULL) == 0);
         runs_in_child(NULL);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < N; i++)
             pthread_join(thread[i], NULL);
         CHECK_INT(td__load_relaxed(&forked.runs), 1);
         CHECK(td_once_done(&forked.once));
@@ -315,10 +316,12 @@ static int makes_and_forks(void *argument)
     pid_t pid = fork();
     if (pid == 0) {
         CHECK_ERROR(td_once_run(&forked.once, makes, &forked), TD_EDEADLOCK);
-        REQUIRE(pthread_create(&thread, NULL, runs_in_child, NULL) == 0);
-        WAIT_UNTIL(sleepers(&forked.once) == 1, 20);
-        CHECK_INT(td__load_relaxed(&forked.runs), 0);
-        pthread_detach(thread);
+        if (!WITH_TSAN) {
+            REQUIRE(pthread_create(&thread, NULL, runs_in_child, NULL) == 0);
+            WAIT_UNTIL(sleepers(&forked.once) == 1, 20);
+            CHECK_INT(td__load_relaxed(&forked.runs), 0);
+            pthread_detach(thread);
+        }
         page->number[0] = getpid();
     } else {
         page->number[1] = pid;
