@@ -91,7 +91,7 @@ void td__thread_name(const char *name); /* of the calling thread, cut to 15 byte
 pid_t td__thread_id(void);
 size_t td__stack_minimum(void);
 void td__yield(void);
-unsigned td__cpu_count(void); /* those that this process may run on, at least 1; as at the first call */
+unsigned td__cpu_count(void); /* those that this process might run on when it was loaded, at least 1 */
 
 /*
  * The expensive half of an asymmetric fence: after td__barrier_others() all running threads (of this process; `shared`:

@@ -59,6 +59,8 @@ static void shape(td_queue *q, const td_queue_options *o)
     q->shared = o->shared;
     q->joinable = o->joinable;
     q->any_size = o->any_size;
+    if (o->kind == TD_QUEUE_FIFO && !o->any_size)
+        q->quick = o->shared ? TD__QUICK_SHARED : TD__QUICK_PRIVATE;
     q->capacity = o->capacity;
     q->key = o->priority;
     q->room = !o->any_size || o->item_size < TD__ROOM_MAX ? q->item_size : TD__ROOM_MAX;
@@ -254,6 +256,11 @@ static inline int put(td_queue *q, const void *item, enum how how, td_time limit
 {
     if (td__unlikely(!is_queue(q) || !item || q->any_size))
         return check(q, item, false, call);
+    td__party *me = td__me;
+    if (td__likely(q->quick == TD__QUICK_PRIVATE
+                       ? td__fifo_put_quick_private(q, item)
+                       : q->quick == TD__QUICK_SHARED && me && td__fifo_put_quick_shared(q, me, item)))
+        return 0;
     td__op op = { .in = item, .count = 1 };
     return move(q, &op, how, limit, cancel, call);
 }
@@ -277,6 +284,11 @@ static inline int get(td_queue *q, void *item, enum how how, td_time limit, td_c
 {
     if (td__unlikely(!is_queue(q) || !item || q->any_size))
         return check(q, item, false, call);
+    td__party *me = td__me;
+    if (td__likely(q->quick == TD__QUICK_PRIVATE
+                       ? td__fifo_get_quick_private(q, item)
+                       : q->quick == TD__QUICK_SHARED && me && td__fifo_get_quick_shared(q, me, item)))
+        return 0;
     td__op op = { .out = item, .count = 1 };
     return move(q, &op, how, limit, cancel, call);
 }
