@@ -420,7 +420,8 @@ static inline int td_barrier_wait(td_barrier *barrier)
  * The same with an action: the last party to arrive runs the one that it was given, before anybody goes on. If it does
  * not return 0, the barrier is broken, and the one that ran it gets TD_EBROKEN too. It may use anything, but not wait
  * at this barrier (TD_EDEADLOCK) or at another one with an action (TD_ESTATE). A limit that passes while it runs breaks
- * the barrier as well. Every party gives the action, since functions have other addresses in other processes. Python:
+ * the barrier as well. If it forks, the call returns in the child too, where the barrier is as after any fork. Every
+ * party gives the action, since functions have other addresses in other processes. Python:
  * Barrier(action=...).
  */
 typedef int td_barrier_action(void *argument);

@@ -211,6 +211,8 @@ static int act(visit *v, td_barrier_action *action, void *argument)
     td__wait_taken(me);
     leave(v);
     int r = action(argument);
+    if (td__me != me) /* the child of a fork in the action: the phase is its parent's, and so is the record */
+        return r == 0 ? 0 : td__fail_quick(TD_EBROKEN);
     enter(v);
     td__set(me, &me->acting, NULL);
     if ((v->word & STATE) == FILLING && r == 0) {
