@@ -508,7 +508,7 @@ int td_recv_shared_for(td_connection *c, void **block, td_time limit)
         return td__fail(TD_EINVAL, "td_recv_shared: NULL for the pointer");
     int code = receive(c, &want);
     (void)td__load_acquire(&handed_over); /* with its sender, if it is a thread of ours */
-    if (code == 0 && !td_shared_is(got)) /* from elsewhere than this program, or from a process gone wild */
+    if (code == 0 && !td_shared_is(got))  /* from elsewhere than this program, or from a process gone wild */
         return td__fail(TD_EINVAL, "td_recv_shared: %p, which was sent, is not in the shared heap", got);
     if (code == 0)
         *block = got;
