@@ -17,6 +17,7 @@
 #include <tandem/sync.h>
 #include "sync/monitor.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 typedef struct rwlock {
     td__monitor monitor;
@@ -356,6 +357,8 @@ bool td_rwlock_owned_write(const td_rwlock *lock)
 void td_rwlock_destroy(td_rwlock *lock)
 {
 #ifdef TD_DEBUG
+    if (lock)
+        td__use_settle(lock, sizeof *lock);
     if (lock && (td_rwlock_readers(lock) || td_rwlock_writing(lock)))
         td__bug("td_rwlock_destroy: lock %p is held", (void *)lock);
 #else

@@ -311,8 +311,9 @@ uint32_t td__word_waiters(const _Atomic uint32_t *word)
     uint32_t pid = (uint32_t)td__getpid(), count = 0;
     for (uint32_t i = 1; i < top; i++) {
         uint32_t of = (uint32_t)td__load_relaxed(td__party_entry(i));
-        /* A private word's address means something else in another process. */
-        if (of && (of == pid || td__is_shared(word)) && td__load_relaxed(&td__party_at(i)->word_waited) == word)
+        /* A private word's address means something else in another process. More than a pid: known to be dead. */
+        if (of && of <= INT32_MAX && (of == pid || td__is_shared(word)) &&
+            td__load_relaxed(&td__party_at(i)->word_waited) == word)
             count++;
     }
     return count;
