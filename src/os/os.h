@@ -79,7 +79,7 @@ typedef struct td__futex_item {
 int td__futex_wait_many(const td__futex_item *items, size_t count, int64_t deadline);
 
 /* Wakes up to `n`. The word's memory may be gone by then: it is only an address. */
-void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared);
+int td__futex_wake(const _Atomic uint32_t *word, int n, bool shared); /* how many were woken */
 
 /* --- threads ----------------------------------------------------------------------------------------------- */
 
@@ -91,6 +91,7 @@ void td__thread_name(const char *name); /* of the calling thread, cut to 15 byte
 pid_t td__thread_id(void);
 size_t td__stack_minimum(void);
 void td__yield(void);
+unsigned td__cpu(void);       /* the one that the caller runs on; it may be another one by now */
 unsigned td__cpu_count(void); /* those that this process might run on when it was loaded, at least 1 */
 
 /*

@@ -77,7 +77,12 @@ pid_t td__thread_id(void)
 
 void td__yield(void)
 {
-    sched_yield();
+    td__raw0(SYS_sched_yield);
+}
+
+unsigned td__cpu(void)
+{
+    return (unsigned)sched_getcpu();
 }
 
 static unsigned cpus;
