@@ -775,10 +775,9 @@ void td_rwlock_release(td_rwlock *lock)
 {
     td__party *me = td__me;
     rwlock *l = inside(lock);
-    uintptr_t word = (uintptr_t)&l->gate;
     if (td__unlikely(!me || !l))
         release_slowly(me, l);
-    else if (td__likely(td__load_relaxed(&me->reading[0]) == word))
+    else if (td__likely(td__load_relaxed(&me->reading[0]) == (uintptr_t)&l->gate))
         leave_place(me, l, 0);
     else if (td__unlikely(!leave_quickly(me, l)))
         release_otherwise(me, l);
