@@ -457,7 +457,8 @@ TD_API void td_barrier_destroy(td_barrier *barrier);
  *     td_rwlock_release(&lock);
  *
  * In order of arrival: who comes while others wait, waits behind them, so that neither readers nor writers starve;
- * readers that stand next to each other are let in together. A thread that reads may acquire it for reading again (and
+ * readers that stand next to each other are let in together. (Who finds a writer there, and nobody waiting, tries for
+ * some microseconds before it waits.) A thread that reads may acquire it for reading again (and
  * releases it as many times), also while a writer waits.
  *
  * Readers do not disturb each other, and so are quick on many processors. The first writer after readers looks through

@@ -98,6 +98,7 @@ static void clean(td__party *party)
     party->held_count = party->moved_count = party->section_count = party->undo_count = 0;
     for (int i = 0; i < TD__READING_MAX; i++)
         td__store_relaxed(&party->reading[i], 0);
+    td__store_relaxed(&party->reading_top, 0);
     td__store_relaxed(&party->word_waited, NULL);
     party->word_woken = NULL;
     for (int level = 0; level < TD__STEP_LEVELS; level++)
@@ -274,6 +275,8 @@ void td__party_moved(void)
     td__party *me = td__party_make();
     for (int i = 0; me && i < TD__READING_MAX; i++)
         td__store_relaxed(&me->reading[i], kept_reading[i]);
+    if (me)
+        td__store_relaxed(&me->reading_top, TD__READING_MAX);
     for (uint32_t i = 0; i < kept_count; i++)
         keep(me, kept[i]);
 }

@@ -23,7 +23,7 @@ enum { TD__HELD_LATCH = 0, TD__HELD_READ = 1, TD__HELD_WRITE = 2, TD__HELD_UNIT 
 #define TD__HELD_MAX 200
 
 /* How many objects it may hold by a place of its own, see td__party.reading. */
-#define TD__READING_MAX 8
+#define TD__READING_MAX 7
 
 /* A change inside a section, to be undone if the party dies in it. */
 typedef struct td__undo {
@@ -88,6 +88,7 @@ typedef struct td__party {
     /* own, read by others, with a cache line for itself: what it holds, or is about to, in that it stands here. See
      * rwlock.c. */
     _Alignas(64) _Atomic uintptr_t reading[TD__READING_MAX];
+    _Atomic uint32_t reading_top; /* above it none has been used; before it is */
 
     _Alignas(64) uintptr_t held[TD__HELD_MAX];
     td__undo undo[TD__UNDO_MAX];

@@ -100,20 +100,34 @@ static rwlock *inside(const td_rwlock *lock)
 
 /* --- readers by their records ------------------------------------------------------------------------------ */
 
-static __attribute__((noinline)) int place_of(const td__party *me, uintptr_t word)
+static inline int place_of(const td__party *me, uintptr_t word)
 {
-    for (int i = 0; i < TD__READING_MAX; i++)
+    int top = (int)td__load_relaxed(&me->reading_top);
+    for (int i = 0; i < top; i++)
         if (td__load_relaxed(&me->reading[i]) == word)
             return i;
     return -1;
 }
 
+static __attribute__((noinline)) int another_place(td__party *me)
+{
+    int at = place_of(me, 0);
+    uint32_t top = td__load_relaxed(&me->reading_top);
+    if (at >= 0 || top == TD__READING_MAX)
+        return at;
+    /* Seen by whoever sees the place in use: what uses it is an exchange. */
+    td__store_relaxed(&me->reading_top, top + 1);
+    return (int)top;
+}
+
 /* Not while there are no quick releases: these would need no less than a second locked instruction. */
-static inline int free_place(const td__party *me)
+static inline int free_place(td__party *me)
 {
     if (td__unlikely(me->quick != me->index))
         return -1;
-    return td__likely(td__load_relaxed(&me->reading[0]) == 0) ? 0 : place_of(me, 0);
+    if (td__likely(td__load_relaxed(&me->reading[0]) == 0 && td__load_relaxed(&me->reading_top) > 0))
+        return 0;
+    return another_place(me);
 }
 
 /* The writer that is in this gate, which may be no gate any more: then somebody looks for nothing. */
@@ -192,7 +206,8 @@ static uint32_t found_reading(const rwlock *l, bool one, const _Atomic uintptr_t
         if (td__load_seq_cst(td__party_entry(i)) == 0)
             continue;
         td__party *party = td__party_at(i);
-        for (int at = 0; at < TD__READING_MAX; at++) {
+        uint32_t used = td__load_seq_cst(&party->reading_top);
+        for (uint32_t at = 0; at < used && at < TD__READING_MAX; at++) {
             /* Sequentially consistent: see read_quickly(). And it acquires: see leave_place(). */
             if (td__load_seq_cst(&party->reading[at]) != word || (!shared && td__load_relaxed(&party->pid) != pid))
                 continue;
