@@ -97,8 +97,10 @@ static void finish_move(td__party *dead)
 static void clean(td__party *party)
 {
     party->held_count = party->moved_count = party->section_count = party->undo_count = 0;
+    /* Release: what it has done as a reader, before the next writer's. Who waits for that is woken by the repair, as
+     * all are. */
     for (int i = 0; i < TD__READING_MAX; i++)
-        td__store_relaxed(&party->reading[i], 0);
+        td__store_release(&party->reading[i], 0);
     td__store_relaxed(&party->reading_top, 0);
     td__store_relaxed(&party->word_waited, NULL);
     party->word_woken = NULL;
@@ -142,14 +144,6 @@ static bool abandon_top(td__party *me, td__party *dead)
     td__program_order();
     dead->held_count--;
     return true;
-}
-
-/* To be gone from there is to have let go; who waits for that is woken by the repair, as all are. */
-static void clear_reading(td__party *dead)
-{
-    for (int i = 0; i < TD__READING_MAX; i++)
-        /* Release: what it has done as a reader, before the next writer's. */
-        td__store_release(&dead->reading[i], 0);
 }
 
 /* A thread ends in good order: what it still holds is told as held by a dead one. */
@@ -513,7 +507,6 @@ static bool repair(td__party *me, td__party *dead, uint32_t index)
     if (dead->held_count > TD__HELD_MAX)
         dead->held_count = TD__HELD_MAX;
     finish_move(dead);
-    clear_reading(dead);
     while (dead->held_count > 0)
         if (!abandon_top(me, dead))
             return false;

@@ -347,8 +347,11 @@ static int reads_and_writes(td_call *call)
             t->writing--;
         } else {
             t->reading++;
+            int first = t->first;
+            if (i % 8 == 0)
+                pause_ms(0); /* whoever does not wait for readers comes in now */
             CHECK_INT(t->writing, 0);
-            CHECK_INT(t->first, t->second);
+            CHECK_INT(first, t->second);
             t->reading--;
         }
         release(t);
@@ -505,6 +508,8 @@ TEST(a_thread_that_ends_holding_it)
 
 enum { READS, WRITES, READS_TWICE, DOWNGRADES };
 
+enum { HELD = 15 }; /* in `got`: the victim has it */
+
 static int holds_and_dies(td_call *call)
 {
     table *t = OBJECT(call);
@@ -513,6 +518,9 @@ static int holds_and_dies(td_call *call)
     int r = writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG);
     if (t->what == READS_TWICE)
         r |= td_rwlock_acquire_read_for(&t->lock, LONG);
+    t->got[HELD] = 1;
+    td__step_point();
+    t->got[HELD] = 0;
     if (t->what == DOWNGRADES)
         td_rwlock_downgrade(&t->lock);
     td_rwlock_release(&t->lock);
@@ -553,6 +561,7 @@ static bool kill_alone(const mode *how, long n, int what, int gate)
     bool wrote = what == WRITES || what == DOWNGRADES;
     int r = td_rwlock_try_acquire_read(&t->lock);
     CHECK(r == 0 || (r == TD_OWNER_DIED && wrote && !well));
+    CHECK(r == TD_OWNER_DIED || !wrote || !t->got[HELD]);
     if (r >= 0)
         td_rwlock_release(&t->lock);
     CHECK_INT(td_rwlock_try_acquire_write(&t->lock), r);
@@ -613,6 +622,7 @@ static bool kill_draining(const mode *how, long n, int what)
         repaired(pid);
     int r = td_rwlock_try_acquire_read(&t->lock);
     CHECK(r == 0 || (r == TD_OWNER_DIED && !well));
+    CHECK(r == TD_OWNER_DIED || !t->got[HELD]);
     td_rwlock_release(&t->lock);
     table_free(how, t);
     return !well;
