@@ -38,8 +38,8 @@
  */
 #include <tandem/sync.h>
 #include "sync/monitor.h"
+#include "sync/spin.h"
 #include "sync/wait.h"
-#include "sync/use.h"
 
 typedef struct rwlock {
     td__monitor monitor;
@@ -459,21 +459,19 @@ static int failed(int code, const rwlock *l, uint32_t what)
 
 /* --- draining ---------------------------------------------------------------------------------------------- */
 
-static bool spin_until_drained(td__party *me, const rwlock *l)
+static bool spin_until_drained(const rwlock *l)
 {
+    td__spin spin = { 0 };
     const _Atomic uintptr_t *place = NULL;
-    unsigned looks = td__spin_looks(me);
-    bool drained = false;
-    for (unsigned i = 0; i < looks && !drained; i++) {
-        td__relax();
+    while (td__spin_closely(&spin)) {
         if (td__load_relaxed(&l->readers) || (place && td__load_relaxed(place) == (uintptr_t)&l->gate))
             continue;
         place = NULL;
-        drained = is_drained(l, &place);
-        i += td__load_relaxed(&td__the_region->party_top) / RECORDS_A_READER; /* this took some time, too */
+        if (is_drained(l, &place))
+            return true;
+        spin.rounds += td__load_relaxed(&td__the_region->party_top) / RECORDS_A_READER; /* this took some time, too */
     }
-    td__spin_fared(me, looks, drained);
-    return drained;
+    return false;
 }
 
 static bool is_drained_now(const void *lock)
@@ -485,7 +483,7 @@ static bool is_drained_now(const void *lock)
 static int wait_until_drained(td__party *me, rwlock *l, const patience *how)
 {
     bool shared = td__is_shared(l);
-    if (spin_until_drained(me, l))
+    if (spin_until_drained(l))
         return 0;
     td__fetch_or_acq_rel(&l->bits, ASLEEP);
     td__step_point();
@@ -659,21 +657,19 @@ static inline int enter_quickly(td__party *me, rwlock *l, uint32_t what)
  */
 static int enter_by_luck(td__party *me, rwlock *l, uint32_t what, bool once)
 {
-    int r = enter_quickly(me, l, what);
-    if (r != BUSY || once)
-        return r;
-    unsigned looks = td__spin_looks(me), i = 0;
-    while (r == BUSY && i < looks) {
-        uint32_t gate = td__load_relaxed(&l->gate);
-        if (gate & BITS(CLOSED) || WRITER(gate) == me->index || reads(me, l)) /* if we read, the writer waits for us */
+    td__spin spin = { 0 };
+    int r;
+    while ((r = enter_quickly(me, l, what)) == BUSY && !once) {
+        uint32_t gate;
+        if (reads(me, l)) /* the writer waits for us */
             return SLOWLY;
-        td__relax();
-        i++;
-        if (!WRITER(gate))
-            r = enter_quickly(me, l, what);
+        do {
+            gate = td__load_relaxed(&l->gate);
+            if (gate & BITS(CLOSED) || WRITER(gate) == me->index || !td__spin_more(&spin))
+                return SLOWLY;
+        } while (WRITER(gate));
     }
-    td__spin_fared(me, looks, r != BUSY);
-    return r == BUSY ? SLOWLY : r;
+    return r;
 }
 
 static __attribute__((noinline)) int acquire(td_rwlock *lock, uint32_t what, patience how)
@@ -852,8 +848,6 @@ bool td_rwlock_owned_write(const td_rwlock *lock)
 void td_rwlock_destroy(td_rwlock *lock)
 {
 #ifdef TD_DEBUG
-    if (lock)
-        td__use_settle(lock, sizeof *lock);
     if (lock && (td_rwlock_readers(lock) || td_rwlock_writing(lock)))
         td__bug("td_rwlock_destroy: lock %p is held", (void *)lock);
 #else
