@@ -307,7 +307,7 @@ TD_API void td_condition_destroy(td_condition *condition);
 /* --- Once. Python has none; pthread_once is the model ------------------------------------------------------------ */
 
 typedef struct td_once {
-    uint32_t td_latch, td_done;
+    uint32_t td_latch, td_state;
 } td_once;
 
 typedef int td_once_function(void *argument);
@@ -318,7 +318,9 @@ typedef int td_once_function(void *argument);
  * process dies in the middle of it, the next call, one that waits if there is one, runs it again: it must be able to
  * begin anew. The limit is one of waiting for another's run. TD_EDEADLOCK when called in the function itself,
  * TD_ETOOBIG if the thread holds 200 objects already. One or two ns when it is done. In shared memory it is once for
- * all processes; they must all be able to run the function, and what it makes must be shared.
+ * all processes; they must all be able to run the function, and what it makes must be shared. After fork(), a private
+ * one that another thread was running has not been run in the child, which runs it itself, as with pthread_once; if the
+ * function itself has forked, its thread goes on in the child too.
  */
 TD_API int td_once_run_with(td_once *once, td_once_function *function, void *argument, td_time limit,
                             td_cancel *cancel);
@@ -418,7 +420,8 @@ static inline int td_barrier_wait(td_barrier *barrier)
  * The same with an action: the last party to arrive runs the one that it was given, before anybody goes on. If it does
  * not return 0, the barrier is broken, and the one that ran it gets TD_EBROKEN too. It may use anything, but not wait
  * at this barrier (TD_EDEADLOCK) or at another one with an action (TD_ESTATE). A limit that passes while it runs breaks
- * the barrier as well. Every party gives the action, since functions have other addresses in other processes. Python:
+ * the barrier as well. If it forks, the call returns in the child too, where the barrier is as after any fork. Every
+ * party gives the action, since functions have other addresses in other processes. Python:
  * Barrier(action=...).
  */
 typedef int td_barrier_action(void *argument);
@@ -457,15 +460,19 @@ TD_API void td_barrier_destroy(td_barrier *barrier);
  *     td_rwlock_release(&lock);
  *
  * In order of arrival: who comes while others wait, waits behind them, so that neither readers nor writers starve;
- * readers that stand next to each other are let in together. A thread that reads may acquire it for reading again (and
+ * readers that stand next to each other are let in together. (Who finds a writer there, and nobody waiting, tries for
+ * some microseconds before it waits.) A thread that reads may acquire it for reading again (and
  * releases it as many times), also while a writer waits.
+ *
+ * Readers do not disturb each other, and so are quick on many processors. The first writer after readers looks through
+ * the records of all threads that share objects, which takes some nanoseconds for each.
  *
  * Owned, by readers too. A reader that dies, or ends, is a reader less. After a writer's death all who acquire it are
  * told, by TD_OWNER_DIED, until a writer has been. In a forked child the forking thread holds its copy of a private one
  * as before; other readers are gone from it, and if another thread was writing, that counts as a death.
  */
 typedef struct td_rwlock {
-    uint32_t td_words[5];
+    uint32_t td_words[6];
 } td_rwlock;
 
 /*

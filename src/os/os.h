@@ -47,6 +47,8 @@ uint64_t td__memory_file_used(int fd);                   /* bytes that have page
 /* How much memory the system, and the control groups above us, still have to give; UINT64_MAX if that cannot be known.
  */
 uint64_t td__memory_available(void);
+/* The groups alone: those that a text like /proc/self/cgroup names, below `root`, of either version. */
+uint64_t td__memory_left_in_groups(const char *membership, const char *root);
 size_t td__page_size(void);
 
 /* --- time and sleeping ------------------------------------------------------------------------------------- */

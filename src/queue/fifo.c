@@ -9,14 +9,22 @@
 #include "queue/fifo.h"
 #include "queue/memory.h"
 #include "queue/wheel.h"
+#include "sync/forks.h"
 
 #include <limits.h>
 
 uint16_t td__queue_life = 1;
 
-void td__queue_after_fork(void)
+static void in_child(bool spawns)
 {
+    (void)spawns;
     td__queue_life++;
+}
+
+__attribute__((constructor)) static void register_forks(void)
+{
+    static const td__forks_handlers handlers = { .in_child = in_child };
+    td__forks_register(TD__FORKS_QUEUE, &handlers);
 }
 
 static inline uint64_t owner_of(const td__party *me, bool shared)

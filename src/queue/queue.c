@@ -4,6 +4,7 @@
 #include "queue/fifo.h"
 #include "queue/memory.h"
 #include "memory/heap.h"
+#include "sync/use.h"
 
 #define ITEM_MAX     ((size_t)1 << 30)
 #define CAPACITY_MAX ((size_t)1 << 30)
@@ -118,6 +119,18 @@ td_queue *td_queue_create(const td_queue_options *options)
     return q;
 }
 
+/* Who waits on it; those who put or get are too quick to be met. */
+static void check_unused(const td_queue *q)
+{
+#ifdef TD_DEBUG
+    td__use_settle(q, sizeof *q);
+    if (td__word_waiters(&q->items) || td__word_waiters(&q->space) || td__word_waiters(&q->finished))
+        td__bug("td_queue_free: a thread waits on queue %p", (const void *)q);
+#else
+    (void)q;
+#endif
+}
+
 void td_queue_free(td_queue *q)
 {
     if (!q)
@@ -129,8 +142,11 @@ void td_queue_free(td_queue *q)
     td__party *me = shared ? td__party_self() : NULL;
     if (shared && !me)
         return;
-    if (shared)
+    check_unused(q);
+    if (shared) {
+        td__parties_release(q, sizeof *q); /* what belongs to it is reached through it */
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_FREE, NULL, name, 0);
+    }
     q->magic = TD__QUEUE_FREED;
     td__queue_dispose(q, me, true);
     td__queue_give(me, shared, shared ? &me->step[TD__STEP_QUEUE].argument : &name, true);

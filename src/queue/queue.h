@@ -136,7 +136,6 @@ typedef int td__try(td_queue *queue, td__party *me, td__op *op);
 /* Of private queues: the cells' owner. It changes with a fork, so that the places of the threads that are not there in
  * the child show. */
 extern uint16_t td__queue_life;
-void td__queue_after_fork(void); /* in the child */
 
 /* --- repair.c ---------------------------------------------------------------------------------------------- */
 

@@ -22,6 +22,9 @@ struct td__latch;
 enum { TD__HELD_LATCH = 0, TD__HELD_READ = 1, TD__HELD_WRITE = 2, TD__HELD_UNIT = 3 };
 #define TD__HELD_MAX 200
 
+/* How many objects it may hold by a place of its own, see td__party.reading. */
+#define TD__READING_MAX 7
+
 /* A change inside a section, to be undone if the party dies in it. */
 typedef struct td__undo {
     void *at;
@@ -42,8 +45,8 @@ typedef struct td__step {
 typedef struct td__party {
     /* fixed while in use */
     uint16_t index;
-    uint16_t quick; /* the index, or that of nobody, see latch.h */
-    uint32_t pid;
+    uint16_t quick;       /* the index, or that of nobody, see latch.h */
+    _Atomic uint32_t pid; /* of a record whose `reading` names something, others read it */
 
     /* own: what it holds. A latch is named, and counted, before it is acquired and until after it is released. */
     uint32_t held_count;
@@ -81,6 +84,11 @@ typedef struct td__party {
     uint16_t later[TD__LATER_MAX];
     /* own: how it has fared with spinning, see td__spin_by_luck */
     uint32_t spins_failed, spins_skipped;
+
+    /* own, read by others, with a cache line for itself: what it holds, or is about to, in that it stands here. See
+     * rwlock.c. */
+    _Alignas(64) _Atomic uintptr_t reading[TD__READING_MAX];
+    _Atomic uint32_t reading_top; /* above it none has been used; before it is */
 
     _Alignas(64) uintptr_t held[TD__HELD_MAX];
     td__undo undo[TD__UNDO_MAX];
@@ -184,9 +192,37 @@ void td__step_register(int level, td__step_repair *repair);
 void td__parties_died(pid_t pid);
 bool td__parties_repair(void);
 
+/*
+ * The region's word `deaths`: a number that grows before and after each td__parties_died has marked its entries, and
+ * a bit: there may be marked ones. It is set before the first one is marked, and cleared by a repair that has found
+ * none, if the number is still as it was before it looked. So it is set while a repair may touch what the dead name.
+ */
+#define TD__DEATHS_PENDING 1u
+#define TD__DEATHS_ONE     2u
+
+/*
+ * Before memory is given to another use: no repair will look at it any more on behalf of those whose death has been
+ * told. Repairs, if there is something in it that a dead one's record names; else one load. Outside of sections.
+ */
+void td__parties_settle(const volatile void *at, size_t size);
+static inline void td__parties_release(const volatile void *at, size_t size)
+{
+    /* Acquire: with the repair that has cleared it, so that its reads and writes are over. */
+    if (td__unlikely(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING))
+        td__parties_settle(at, size);
+}
+
+/* Until the death of this process, which is dead, has been told to whoever repairs; a second at most. */
+void td__parties_await_death(pid_t pid);
+
+/* The calling thread, whose process is about to say that it has ended, shares nothing any more. */
+void td__party_end(void);
+
 /* Are there any of this process? Cheap. The processes of strays that are not known to be dead, each once. */
 bool td__parties_of(pid_t pid);
 size_t td__parties_strays(pid_t *pids, size_t capacity);
+/* By who has asked for them, and marked the dead ones: for those who wait for a free index. */
+void td__parties_looked(void);
 
 /*
  * What is to be done about an object that a dead thread held (also one that has ended in good order, which then is
@@ -196,6 +232,10 @@ size_t td__parties_strays(pid_t *pids, size_t capacity);
  */
 typedef bool td__held_repair(td__party *me, td__party *dead, void *object);
 void td__held_register(unsigned tag, td__held_repair *repair);
+
+/* What a thread that ends is to do about what stands in `reading`. Of a dead one that is just cleared: the repair wakes
+ * everybody. */
+void td__reading_register(void (*leave)(td__party *me, int at));
 
 /* In the child of a fork: before it, in the forking thread, and after it, in the child. The child is a party of its
  * own, which holds the private locks that the forking thread held. */
@@ -207,6 +247,9 @@ void td__party_after_fork(bool by_spawner); /* whose children it watches itself;
  * last used under sees by it that those who waited there, or were inside a section, are the parent's.
  */
 extern uint32_t td__forks;
+
+/* Did the thread that forked this process hold this private object then? It is the only one of the child that can. */
+bool td__party_inherited(const volatile void *object);
 
 /*
  * What the forking thread held of private objects that are held by being counted, in the child: `me` is the child's

@@ -462,6 +462,10 @@ static bool collect(td_worker *worker)
         take_reply(worker);
     else
         take_death(worker);
+    /* Its holder, which has told us, knows nothing of parties: the main process's watcher sees to these. From here on
+     * the death is known, and what it held may be freed. */
+    if (is_forked(worker) && !(done & TD__PUBLISHED))
+        td__parties_await_death(td__forked_pid(worker->fork_record));
     td__store_release(&worker->phase, TD__COLLECTED);
     return true;
 }

@@ -3,8 +3,10 @@
  * The end of a worker process, by whichever method it was started.
  *
  * Order: the program's own end (workers of this worker joined, stdio flushed), then the outcome, then _exit. So whoever
- * has joined finds all output written.
+ * has joined finds all output written. The thread's party ends before the outcome is told, so that he may also free
+ * what the target has left locked.
  */
+#include "sync/party.h"
 #include "work/worker.h"
 
 #include <errno.h>
@@ -76,6 +78,7 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
     reply->state = (uint32_t)end.state;
     reply->code = end.code;
     td__copy_string(reply->message, sizeof reply->message, end.message);
+    td__party_end(); /* before others may think that it is over, and free what this thread held */
     /* Release: publishes the reply; acquired by the joiner in process.c. */
     td__fetch_or_acq_rel(&slot->done, TD__PUBLISHED);
     if (td__futex_wake(&slot->done, INT_MAX, true) > 0 && joiner_first())
