@@ -59,7 +59,8 @@ int main(void)
         char name[32];
         snprintf(name, sizeof name, "car %d", i + 1);
         cars[i] = td_process(.target = car, .args = TD_ARG(struct visit, park, i + 1), .name = name);
-        td_start(cars[i]);
+        if (td_start(cars[i]) < 0)
+            fprintf(stderr, "%s\n", td_last_message());
     }
     for (int i = 0; i < CARS; i++) {
         td_join(cars[i]);

@@ -83,20 +83,22 @@ int main(void)
 
     td_worker *counter = td_process(.target = count, .args = TD_SHARED(pipeline), .name = "counter");
     td_worker *squarer[SQUARERS];
-    td_start(counter);
+    int failed = td_start(counter);
     for (int i = 0; i < SQUARERS; i++) {
         char name[32];
         snprintf(name, sizeof name, "squarer %d", i + 1);
         squarer[i] = td_process(.target = square, .args = TD_ARG(struct squarer, pipeline, i), .name = name);
-        td_start(squarer[i]);
+        failed |= td_start(squarer[i]);
     }
 
-    long sum = add_up(pipeline, squarer);
+    long sum = failed ? -1 : add_up(pipeline, squarer);
     td_queue_shutdown(pipeline->numbers, false);
-    if (sum < 0)
+    if (sum < 0) {
         fprintf(stderr, "%s\n", td_last_message());
-    else
+        td_queue_shutdown(pipeline->results, true); /* nobody gets them any more */
+    } else {
         printf("the sum of %d squares is %ld\n", NUMBERS, sum);
+    }
 
     for (int i = 0; i < SQUARERS; i++) {
         td_join(squarer[i]);

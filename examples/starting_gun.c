@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Runners in processes of their own wait for one event; the referee hears, by a semaphore, that all of them are ready.
- */
+/* Runners wait for one event, each in its own process; a semaphore tells the referee that all of them are ready. */
 #include <stdio.h>
 #include <tandem.h>
 
@@ -24,6 +23,7 @@ int main(void)
 {
     static const char *const names[] = { "Ada", "Ben", "Cleo" };
     td_worker *runners[3];
+    int started = 0, missing = 0;
 
     td_init();
     struct track *track = td_shared_calloc(1, sizeof *track); /* of zeroes: no unit, not set */
@@ -33,19 +33,21 @@ int main(void)
     }
     for (int i = 0; i < 3; i++) {
         runners[i] = td_process(.target = runner, .args = TD_SHARED(track), .name = names[i]);
-        td_start(runners[i]);
+        if (td_start(runners[i]) == 0)
+            started++;
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < started; i++)
         td_semaphore_acquire(&track->ready);
     puts("Bang!");
     fflush(stdout);
     td_event_set(&track->gun); /* for all who wait, and those who come late */
 
-    int missing = 0;
     for (int i = 0; i < 3; i++) {
         td_join(runners[i]);
-        if (td_outcome(runners[i]) != TD_RETURNED)
+        if (td_outcome(runners[i]) != TD_RETURNED) {
+            fprintf(stderr, "%s\n", td_describe(runners[i]));
             missing++;
+        }
         td_free(runners[i]);
     }
     td_shared_free(track);

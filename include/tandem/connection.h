@@ -75,7 +75,12 @@ TD_API int td_send_for(td_connection *c, const void *data, size_t size, td_time 
 TD_API int td_send_parts(td_connection *c, const td_value *parts, size_t count);
 TD_API int td_send_parts_for(td_connection *c, const td_value *parts, size_t count, td_time limit);
 
-/* Send one value, made by TD_ARG, TD_VAL, TD_STR or TD_BYTES, with its kind. Python: send. */
+/*
+ * Send one value, made by TD_ARG, TD_VAL, TD_STR or TD_BYTES, with its kind. Python: send.
+ * Made by TD_SHARED, it hands a block of the shared heap over without copying it: who receives it (td_recv_shared) owns
+ * the block, and frees it; until then, and if nobody does, it stays allocated. TD_EINVAL for another pointer, with
+ * TD_SHARED among the parts of td_send_parts too.
+ */
 TD_API int td_send_value(td_connection *c, td_value value);
 
 /*
@@ -98,6 +103,13 @@ TD_API int td_recv_into_for(td_connection *c, void *buffer, size_t room, size_t 
  */
 TD_API int td_recv_copy(td_connection *c, void *to, size_t size, int kind);
 #define td_recv_value(c, type, to) td_recv_copy((c), (1 ? (to) : (type *)0), sizeof(type), TD_KIND_OF(type))
+
+/*
+ * Receives a block of the shared heap, sent by td_send_value(c, TD_SHARED(block)): it is the caller's now. TD_ETYPE if
+ * the next frame is something else (it is still there then), TD_EINVAL if what was sent is not in this program's heap.
+ */
+TD_API int td_recv_shared(td_connection *c, void **block);
+TD_API int td_recv_shared_for(td_connection *c, void **block, td_time limit);
 
 /* Receive the next frame, whatever it is, and drop it. */
 TD_API int td_recv_skip(td_connection *c);

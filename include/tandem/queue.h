@@ -108,7 +108,9 @@ extern "C" {
 #endif
 
 /* Frees the queue and the items in it. By whoever is the last to use it: nobody may be in a call on it, or call later.
- * NULL is allowed. Does not block. */
+ * A process that was killed in a call does not count, once its death has been told (td_join and the like). NULL is
+ * allowed. Does not block, but for the repair after such a one. Debug builds (TD_DEBUG) abort with a sentence if a
+ * thread waits on it. */
 TD_API void td_queue_free(td_queue *queue);
 
 /* --- items of the queue's size. TD_EUNSUPPORTED with .any_size -------------------------------------------------- */

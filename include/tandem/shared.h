@@ -48,9 +48,10 @@ TD_API void *td_shared_calloc(size_t count, size_t size);
  */
 TD_API void *td_shared_realloc(void *block, size_t size);
 /*
- * Frees a block. NULL is allowed. A pointer that is no block's, or one freed already, is a bug of the caller: one
- * sentence, and abort. In debug builds (TD_DEBUG) also a block in which somebody holds, or waits on, a lock or the
- * like.
+ * Frees a block. NULL is allowed. What killed processes have left in it, held locks for one, is no obstacle, once their
+ * deaths have been told (td_join and the like); the call may have to wait for a repair then. A pointer that is no
+ * block's, or one freed already, is a bug of the caller: one sentence, and abort. In debug builds (TD_DEBUG) also a
+ * block in which somebody holds, or waits on, a lock or the like.
  */
 TD_API void td_shared_free(void *block);
 

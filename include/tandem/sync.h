@@ -307,7 +307,7 @@ TD_API void td_condition_destroy(td_condition *condition);
 /* --- Once. Python has none; pthread_once is the model ------------------------------------------------------------ */
 
 typedef struct td_once {
-    uint32_t td_latch, td_done;
+    uint32_t td_latch, td_state;
 } td_once;
 
 typedef int td_once_function(void *argument);
@@ -318,7 +318,9 @@ typedef int td_once_function(void *argument);
  * process dies in the middle of it, the next call, one that waits if there is one, runs it again: it must be able to
  * begin anew. The limit is one of waiting for another's run. TD_EDEADLOCK when called in the function itself,
  * TD_ETOOBIG if the thread holds 200 objects already. One or two ns when it is done. In shared memory it is once for
- * all processes; they must all be able to run the function, and what it makes must be shared.
+ * all processes; they must all be able to run the function, and what it makes must be shared. After fork(), a private
+ * one that another thread was running has not been run in the child, which runs it itself, as with pthread_once; if the
+ * function itself has forked, its thread goes on in the child too.
  */
 TD_API int td_once_run_with(td_once *once, td_once_function *function, void *argument, td_time limit,
                             td_cancel *cancel);
@@ -418,7 +420,8 @@ static inline int td_barrier_wait(td_barrier *barrier)
  * The same with an action: the last party to arrive runs the one that it was given, before anybody goes on. If it does
  * not return 0, the barrier is broken, and the one that ran it gets TD_EBROKEN too. It may use anything, but not wait
  * at this barrier (TD_EDEADLOCK) or at another one with an action (TD_ESTATE). A limit that passes while it runs breaks
- * the barrier as well. Every party gives the action, since functions have other addresses in other processes. Python:
+ * the barrier as well. If it forks, the call returns in the child too, where the barrier is as after any fork. Every
+ * party gives the action, since functions have other addresses in other processes. Python:
  * Barrier(action=...).
  */
 typedef int td_barrier_action(void *argument);

@@ -178,50 +178,11 @@ int td_shared_stats(td_shared_counts *counts)
 
 /* --- blocks that are freed while somebody waits ------------------------------------------------------------ */
 
-#if TD__HEAP_CHECKS_USE
-static bool is_in(const void *block, size_t size, uintptr_t at)
-{
-    return at - (uintptr_t)block < size;
-}
-
-static const char *use_of(const td__party *party, const void *block, size_t size)
-{
-    if (is_in(block, size, (uintptr_t)party->word_waited) || is_in(block, size, (uintptr_t)party->list_latch))
-        return "waits on";
-    uint32_t held = party->held_count < TD__HELD_MAX ? party->held_count : 0;
-    for (uint32_t i = 0; i < held; i++)
-        if (is_in(block, size, party->held[i] & ~(uintptr_t)3))
-            return "holds";
-    uint32_t sections = party->section_count < TD__SECTION_DEPTH ? party->section_count : 0;
-    for (uint32_t i = 0; i < sections; i++)
-        if (is_in(block, size, (uintptr_t)party->section[i]))
-            return "uses";
-    return NULL;
-}
-
-/* Dead processes wait for nothing, even if nobody has repaired after them yet. */
-static bool lives(pid_t pid)
-{
-    if (pid == td__getpid())
-        return true;
-    int fd = td__pid_fd(pid);
-    if (fd < 0)
-        return false;
-    bool ended = false;
-    td__poll(&fd, &ended, 1, 1);
-    td__close(fd);
-    return !ended;
-}
-
+#if TD__CHECKS_USE
 void td__heap_check_unused(const void *block, size_t size)
 {
-    uint32_t top = td__load_acquire(&td__the_region->party_top);
-    for (uint32_t i = 1; i < top && i < td__the_region->parties; i++) {
-        /* A process's number; more, if it is known to be dead. */
-        uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
-        const char *use = pid && pid <= INT32_MAX ? use_of(td__party_at(i), block, size) : NULL;
-        if (use && lives((pid_t)pid))
-            td__bug("td_shared_free: a thread of process %u %s something inside block %p", pid, use, block);
-    }
+    td__use use = td__use_of(block, size);
+    if (use.what)
+        td__bug("td_shared_free: a thread of process %u %s something inside block %p", use.pid, use.what, block);
 }
 #endif

@@ -224,6 +224,7 @@ void td_shared_free(void *block)
     place where = locate(block);
     if (where.kind == NOWHERE)
         no_block("td_shared_free", block);
+    td__parties_release(block, where.size);
     td__heap_check_unused(block, where.size);
     td__party *me = where.kind == CORRUPT ? NULL : td__party_self();
     if (!me)
@@ -275,6 +276,7 @@ void *td_shared_realloc(void *block, size_t size)
         no_block("td_shared_realloc", block);
     if (where.kind == CORRUPT)
         return NULL;
+    td__parties_release(block, where.size);
     if (fits(me, &where, size))
         return block;
     td__heap_check_unused(block, where.size);

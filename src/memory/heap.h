@@ -24,6 +24,7 @@
 #define TD_MEMORY_HEAP_H
 
 #include "sync/section.h"
+#include "sync/use.h"
 
 #define TD__PAGE        ((size_t)4096) /* of the heap; the system's may be larger */
 #define TD__BINS        100
@@ -223,21 +224,8 @@ uint64_t td__slab_beyond(unsigned class, unsigned word);
 
 /* --- check.c ----------------------------------------------------------------------------------------------- */
 
-/*
- * In debug builds: aborts if a party holds something inside the block, or waits on it. It looks into records that their
- * owners write without a thought for readers; ThreadSanitizer is right about that, so its builds go without.
- */
-#if defined(__SANITIZE_THREAD__)
-#define TD__HEAP_CHECKS_USE 0
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define TD__HEAP_CHECKS_USE 0
-#endif
-#endif
-#if defined(TD_DEBUG) && !defined(TD__HEAP_CHECKS_USE)
-#define TD__HEAP_CHECKS_USE 1
-#endif
-#if TD__HEAP_CHECKS_USE
+/* In debug builds: aborts if a party holds something inside the block, or waits on it, see sync/use.h. */
+#if TD__CHECKS_USE
 void td__heap_check_unused(const void *block, size_t size);
 #else
 #define td__heap_check_unused(block, size) ((void)(block), (void)(size))

@@ -47,6 +47,8 @@ uint64_t td__memory_file_used(int fd);                   /* bytes that have page
 /* How much memory the system, and the control groups above us, still have to give; UINT64_MAX if that cannot be known.
  */
 uint64_t td__memory_available(void);
+/* The groups alone: those that a text like /proc/self/cgroup names, below `root`, of either version. */
+uint64_t td__memory_left_in_groups(const char *membership, const char *root);
 size_t td__page_size(void);
 
 /* --- time and sleeping ------------------------------------------------------------------------------------- */
@@ -77,7 +79,7 @@ typedef struct td__futex_item {
 int td__futex_wait_many(const td__futex_item *items, size_t count, int64_t deadline);
 
 /* Wakes up to `n`. The word's memory may be gone by then: it is only an address. */
-void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared);
+int td__futex_wake(const _Atomic uint32_t *word, int n, bool shared); /* how many were woken */
 
 /* --- threads ----------------------------------------------------------------------------------------------- */
 
@@ -89,7 +91,8 @@ void td__thread_name(const char *name); /* of the calling thread, cut to 15 byte
 pid_t td__thread_id(void);
 size_t td__stack_minimum(void);
 void td__yield(void);
-unsigned td__cpu_count(void); /* those that this process may run on, at least 1; as at the first call */
+unsigned td__cpu(void);       /* the one that the caller runs on; it may be another one by now */
+unsigned td__cpu_count(void); /* those that this process might run on when it was loaded, at least 1 */
 
 /*
  * The expensive half of an asymmetric fence: after td__barrier_others() all running threads (of this process; `shared`:

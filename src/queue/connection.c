@@ -6,7 +6,9 @@
  * process are in one list, for forks. One lock, td__lists, guards that list and the lists of frames of each handle;
  * nothing is waited for and no other lock is taken under it.
  */
+#include <tandem/shared.h>
 #include "queue/connection.h"
+#include "sync/forks.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -197,6 +199,22 @@ static int check_part(const char *call, const td_value *part)
     return 0;
 }
 
+/* Grows with each pointer that is sent. The kernel orders what the sender did with the block before what the receiver
+ * does; the language, and what checks programs by its rules, knows of that by this word only. */
+static _Atomic uint32_t handed_over;
+
+/* A pointer travels alone: in a frame of its kind, and not among the bytes of another. */
+static int check_shared(const char *call, const td_value *value)
+{
+    void *block = NULL;
+    if (value->size == sizeof block && value->data)
+        memcpy(&block, value->data, sizeof block);
+    if (!td_shared_is(block))
+        return td__fail(TD_EINVAL, "%s: %p does not point into the shared heap", call, block);
+    td__fetch_add_acq_rel(&handed_over, 1); /* release: the block's bytes, to td_recv_shared */
+    return 0;
+}
+
 static int send_parts(td_connection *c, const char *call, const td_value *parts, size_t count, int kind, td_time limit)
 {
     int64_t deadline = td__deadline(limit);
@@ -208,7 +226,7 @@ static int send_parts(td_connection *c, const char *call, const td_value *parts,
                                  TD_PARTS_MAX));
     td__source source = { parts, count, 0 };
     for (size_t i = 0; i < count && code == 0; i++) {
-        code = check_part(call, &parts[i]);
+        code = kind == TD_KIND_SHARED ? check_shared(call, &parts[i]) : check_part(call, &parts[i]);
         if (code == 0 && parts[i].size > TD_FRAME_MAX - source.size)
             code = td__fail(TD_ETOOBIG, "%s: a frame is larger than the limit of %zu bytes", call, TD_FRAME_MAX);
         source.size += parts[i].size;
@@ -315,8 +333,9 @@ static int check_frame(const td__frame *frame, const want *want)
     if (want->what == TO_BUFFER && frame->size > want->room)
         return td__fail(TD_ETOOBIG, "%s: the next frame has %llu bytes, there is room for %zu", want->call,
                         (unsigned long long)frame->size, want->room);
-    if (want->what == TO_VALUE &&
-        (frame->size != want->room || (frame->detail != want->kind && frame->detail != TD_KIND_BYTES)))
+    /* Bytes fit every type, but none makes a pointer of them. */
+    bool suits = frame->detail == want->kind || (frame->detail == TD_KIND_BYTES && want->kind != TD_KIND_SHARED);
+    if (want->what == TO_VALUE && (frame->size != want->room || !suits))
         return td__fail(TD_ETYPE,
                         "%s: the next frame has %llu bytes of kind %d, but %zu bytes of kind %d are asked for",
                         want->call, (unsigned long long)frame->size, frame->detail, want->room, want->kind);
@@ -476,6 +495,31 @@ int td_recv_copy(td_connection *c, void *to, size_t size, int kind)
     return receive(c, &want);
 }
 
+int td_recv_shared_for(td_connection *c, void **block, td_time limit)
+{
+    void *got = NULL;
+    want want = { .call = "td_recv_shared",
+                  .what = TO_VALUE,
+                  .to = &got,
+                  .room = sizeof got,
+                  .kind = TD_KIND_SHARED,
+                  .deadline = td__deadline(limit) };
+    if (c && !block)
+        return td__fail(TD_EINVAL, "td_recv_shared: NULL for the pointer");
+    int code = receive(c, &want);
+    (void)td__load_acquire(&handed_over); /* with its sender, if it is a thread of ours */
+    if (code == 0 && !td_shared_is(got))  /* from elsewhere than this program, or from a process gone wild */
+        return td__fail(TD_EINVAL, "td_recv_shared: %p, which was sent, is not in the shared heap", got);
+    if (code == 0)
+        *block = got;
+    return code;
+}
+
+int td_recv_shared(td_connection *c, void **block)
+{
+    return td_recv_shared_for(c, block, TD_NO_LIMIT);
+}
+
 int td_recv_skip(td_connection *c)
 {
     want want = { .call = "td_recv_skip", .what = TO_NOTHING };
@@ -587,7 +631,7 @@ void td__connections_lock(void)
     td__lock_acquire(&td__lists);
 }
 
-void td__connections_unlock(void)
+static void unlock_connections(void)
 {
     td__lock_release(&td__lists);
 }
@@ -604,6 +648,31 @@ void td__connections_forked(void)
         td__large_free(td__exchange_acq_rel(&c->ring, NULL));
     }
     td__lock_release(&td__lists);
+}
+
+static void before_fork(bool spawns)
+{
+    if (!spawns)
+        td__connections_lock();
+}
+
+static void in_parent(bool spawns)
+{
+    if (!spawns)
+        unlock_connections();
+}
+
+/* In a spawner's child the worker does it, when it is one. */
+static void in_child(bool spawns)
+{
+    if (!spawns)
+        td__connections_forked();
+}
+
+__attribute__((constructor)) static void register_forks(void)
+{
+    static const td__forks_handlers handlers = { .before = before_fork, .in_parent = in_parent, .in_child = in_child };
+    td__forks_register(TD__FORKS_CONNECTION, &handlers);
 }
 
 void td__connections_keep_only(td_connection *const *list, size_t count)

@@ -94,8 +94,7 @@ void td__connection_lend(td_connection *c);
 /* The end of the call: closes and frees. */
 void td__connection_take_back(td_connection *c);
 
-void td__connections_lock(void);   /* before a fork */
-void td__connections_unlock(void); /* after it, in the parent */
+void td__connections_lock(void);   /* before td__connections_forked, by a worker that has just been forked */
 void td__connections_forked(void); /* in the child: what was half received stays with the parent; unlocks */
 /* In a worker of the fork method: closes all handles of this process but these. */
 void td__connections_keep_only(td_connection *const *list, size_t count);

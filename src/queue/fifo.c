@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * FIFO queues: one attempt to put or get one item, or several. The attempts leave the record's step to their caller;
- * they name in it what they are about to claim.
+ * FIFO queues: one attempt to put or get one item, or several, which are claimed in runs (wheel.h). The attempts leave
+ * the record's step to their caller; they name in it what they are about to claim.
  *
  * The gate is read before a claim and again after it. Claims and the gate's changes are sequentially consistent, so
  * either a put sees the change and gives its place up, or who changed the gate and looks at the cells sees its claim.
@@ -9,14 +9,22 @@
 #include "queue/fifo.h"
 #include "queue/memory.h"
 #include "queue/wheel.h"
+#include "sync/forks.h"
 
 #include <limits.h>
 
 uint16_t td__queue_life = 1;
 
-void td__queue_after_fork(void)
+static void in_child(bool spawns)
 {
+    (void)spawns;
     td__queue_life++;
+}
+
+__attribute__((constructor)) static void register_forks(void)
+{
+    static const td__forks_handlers handlers = { .in_child = in_child };
+    td__forks_register(TD__FORKS_QUEUE, &handlers);
 }
 
 static inline uint64_t owner_of(const td__party *me, bool shared)
@@ -95,20 +103,21 @@ static bool left_by_fork(td_queue *queue, td__wheel *ring, uint64_t position)
 {
     uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
     unsigned phase = TD__PHASE(state);
-    if (queue->shared || TD__OWNER(state) == td__queue_life || (phase != TD__WRITING && phase != TD__READING))
+    if (queue->shared || TD__OWNER(state) == td__queue_life || (phase != TD__WRITING && phase != TD__READING) ||
+        !td__wheel_possible(ring, position, state))
         return false;
     td__party *me = td__party_self();
     position -= (td__wheel_lap(ring, position) - TD__LAP_OF(state)) >> TD__LAP_SHIFT << ring->shift;
     if (!me)
         return false;
     return phase == TD__WRITING ? td__queue_skip(queue, me, NULL, ring, position, TD__OWNER(state), true)
-                                : td__queue_return(queue, me, ring, position, 1, TD__OWNER(state), true);
+                                : td__queue_return(queue, me, ring, position, TD__RUN(state), TD__OWNER(state), true);
 }
 
 /* --- puts -------------------------------------------------------------------------------------------------- */
 
-/* Claims a place behind the gate; TD_EFULL, TD_ECLOSED, TD_ECORRUPT. */
-static inline int enter(td_queue *queue, td__party *me, bool shared, td__wheel **ring, uint64_t *position)
+/* Claims a place behind the gate, or up to `most`; TD_EFULL, TD_ECLOSED, TD_ECORRUPT. */
+static inline int enter(td_queue *queue, td__party *me, bool shared, size_t most, td__wheel **ring, td__claim *claim)
 {
     for (;;) {
         uint32_t gate = td__load_acquire(&queue->gate);
@@ -117,9 +126,9 @@ static inline int enter(td_queue *queue, td__party *me, bool shared, td__wheel *
         *ring = td__queue_ring(queue, gate >> TD__GATE_SHIFT);
         if (shared)
             me->step[TD__STEP_QUEUE].number = (gate >> TD__GATE_SHIFT << TD__SPAN_BITS) + 1;
-        int r = td__wheel_claim_put(*ring, me, shared, owner_of(me, shared), position);
+        int r = td__wheel_claim_put(*ring, me, shared, owner_of(me, shared), most, claim);
         if (r < 0) {
-            if (r == TD_EFULL && left_by_fork(queue, *ring, td__load_acquire(&(*ring)->tail)))
+            if (r == TD_EFULL && left_by_fork(queue, *ring, claim->position))
                 continue;
             if (r != TD_EFULL || queue->capacity)
                 return r;
@@ -131,30 +140,54 @@ static inline int enter(td_queue *queue, td__party *me, bool shared, td__wheel *
         /* After the claim: has anybody decided meanwhile that nothing more comes here? */
         if (td__likely(td__load_seq_cst(&queue->gate) == gate))
             return 0;
-        give_up(queue, me, shared, *ring, *position);
+        give_up(queue, me, shared, *ring, claim->position);
     }
 }
 
-static inline int put_one(td_queue *queue, td__party *me, bool shared, td__op *op, const char *item)
+/* The cell after this one, in the same run. */
+static inline td__cell *cell_after(const td__wheel *ring, td__cell *cell)
 {
-    td__wheel *ring;
-    uint64_t position;
-    int r = enter(queue, me, shared, &ring, &position);
-    if (td__unlikely(r < 0))
-        return r;
-    td__cell *cell = td__wheel_cell(ring, position);
-    td__wheel_hint(&ring->tail, td__wheel_next(ring, position));
-    if (td__unlikely(queue->any_size)) {
-        r = fill(queue, me, cell, op);
-        if (r < 0) {
-            give_up(queue, me, shared, ring, position);
-            return r;
-        }
-    } else {
-        copy(cell + 1, item, queue->item_size);
+    return (td__cell *)(void *)((char *)cell + ring->stride);
+}
+
+/* Copies items into a run, and publishes them: all at one moment, in which the first is. */
+static inline void put_in(const td_queue *queue, td__wheel *ring, const td__claim *claim, const char *items)
+{
+    td__cell *first = td__wheel_cell(ring, claim->position), *cell = first;
+    uint64_t full = td__wheel_lap(ring, claim->position) | TD__FULL;
+    copy(first + 1, items, queue->item_size);
+    for (uint32_t i = 1; i < claim->run; i++) {
+        cell = cell_after(ring, cell);
+        items += queue->item_size;
+        copy(cell + 1, items, queue->item_size);
+        td__wheel_settle(cell, full);
     }
     td__program_order();
-    td__wheel_publish(cell, td__wheel_lap(ring, position) | TD__FULL);
+    td__wheel_publish(first, full);
+}
+
+/* Puts one item, or a run of several: `most`. */
+static inline int put_run(td_queue *queue, td__party *me, bool shared, td__op *op, size_t most)
+{
+    td__wheel *ring;
+    td__claim claim;
+    int r = enter(queue, me, shared, most, &ring, &claim);
+    if (td__unlikely(r < 0))
+        return r;
+    td__wheel_hint(&ring->tail, td__wheel_after(ring, claim.position, claim.run));
+    if (td__unlikely(queue->any_size)) {
+        td__cell *cell = td__wheel_cell(ring, claim.position);
+        r = fill(queue, me, cell, op);
+        if (r < 0) {
+            give_up(queue, me, shared, ring, claim.position);
+            return r;
+        }
+        td__program_order();
+        td__wheel_publish(cell, td__wheel_lap(ring, claim.position) | TD__FULL);
+    } else {
+        put_in(queue, ring, &claim, op->in + op->done * queue->item_size);
+    }
+    op->done += claim.run;
     return 0;
 }
 
@@ -162,12 +195,8 @@ static inline int put(td_queue *queue, td__party *me, bool shared, td__op *op)
 {
     int r = 0;
     size_t before = op->done;
-    while (op->done < op->count) {
-        r = put_one(queue, me, shared, op, op->in + op->done * queue->item_size);
-        if (td__unlikely(r < 0))
-            break;
-        op->done++;
-    }
+    while (td__likely(r == 0) && op->done < op->count)
+        r = put_run(queue, me, shared, op, op->count - op->done);
     if (td__likely(op->done > before))
         td__queue_changed(queue, &queue->items, op->done - before > INT_MAX ? INT_MAX : (int)(op->done - before));
     return r;
@@ -190,7 +219,7 @@ int td__fifo_put_shared(td_queue *queue, td__party *me, td__op *op)
  * `returned` grows, so that with its value we have at least the range that belongs to it. If there is none, those who
  * find it after us need not look, until `returned` grows again.
  */
-static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, td__wheel **ring, uint64_t *position)
+static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, td__wheel **ring, td__claim *claimed)
 {
     uint32_t looked = td__load_acquire(&queue->looked), returned = td__load_acquire(&queue->returned);
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
@@ -200,7 +229,7 @@ static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, 
         for (; (int64_t)(high - at) > 0; at = td__wheel_next(*ring, at)) {
             td__cell *cell = td__wheel_cell(*ring, at);
             uint64_t lap = td__wheel_lap(*ring, at), state = td__load_acquire(&cell->state);
-            if (state != (lap | TD__FULL))
+            if (state != (lap | TD__BACK))
                 continue;
             if (queue->any_size && !td__cell_fits(cell, op) && td__load_acquire(&cell->state) == state)
                 return TD_ETOOBIG;
@@ -208,7 +237,7 @@ static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, 
                 me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
             td__wheel_name(me, shared, at);
             if (td__cas_acquire(&cell->state, &state, lap | owner_of(me, shared) | TD__READING)) {
-                *position = at;
+                *claimed = (td__claim){ at, 1 };
                 td__program_order();
                 return 0;
             }
@@ -268,11 +297,12 @@ static int leave_ring(td_queue *queue, td__wheel *ring, uint32_t *number)
     return 0;
 }
 
-/* Claims the oldest item. TD_EEMPTY, TD_ECLOSED, TD_ECORRUPT, TD_ETOOBIG. */
-static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op, td__wheel **ring, uint64_t *position)
+/* Claims the oldest item, or a run of up to `most`. TD_EEMPTY, TD_ECLOSED, TD_ECORRUPT, TD_ETOOBIG. */
+static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op, size_t most, td__wheel **ring,
+                        td__claim *claimed)
 {
     if (td__unlikely(td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked))) {
-        int r = look_behind(queue, me, shared, op, ring, position);
+        int r = look_behind(queue, me, shared, op, ring, claimed);
         if (r != TD_EEMPTY)
             return r;
     }
@@ -281,11 +311,12 @@ static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op,
         *ring = td__queue_ring(queue, number);
         if (shared)
             me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
-        int r = td__wheel_claim_get(*ring, me, shared, owner_of(me, shared), queue->any_size ? op : NULL, position);
+        int r =
+            td__wheel_claim_get(*ring, me, shared, owner_of(me, shared), queue->any_size ? op : NULL, most, claimed);
         if (td__likely(r == 0) || r != TD_EEMPTY)
             return r;
-        if (td__unlikely(left_by_fork(queue, *ring, *position))) {
-            if (look_behind(queue, me, shared, op, ring, position) == 0)
+        if (td__unlikely(left_by_fork(queue, *ring, claimed->position))) {
+            if (look_behind(queue, me, shared, op, ring, claimed) == 0)
                 return 0;
             continue;
         }
@@ -295,49 +326,68 @@ static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op,
     }
 }
 
-static inline void release(td__wheel *ring, uint64_t position)
+/* Gives the places of a run back: at one moment, in which the first is. */
+static inline void release(td__wheel *ring, const td__claim *claim)
 {
-    td__wheel_publish(td__wheel_cell(ring, position), td__wheel_lap(ring, position) + TD__LAP);
+    td__cell *first = td__wheel_cell(ring, claim->position), *cell = first;
+    uint64_t empty = td__wheel_lap(ring, claim->position) + TD__LAP;
+    for (uint32_t i = 1; i < claim->run; i++) {
+        cell = cell_after(ring, cell);
+        td__wheel_settle(cell, empty);
+    }
+    td__wheel_publish(first, empty);
 }
 
-static inline int get_one(td_queue *queue, td__party *me, bool shared, td__op *op)
+static inline char *copy_out(const td_queue *queue, const td__wheel *ring, const td__claim *claim, char *out)
+{
+    td__cell *cell = td__wheel_cell(ring, claim->position);
+    for (uint32_t i = 0; i < claim->run; i++, cell = cell_after(ring, cell), out += queue->item_size)
+        copy(out, cell + 1, queue->item_size);
+    return out;
+}
+
+/* Gets one item, or a run of several: `most`. */
+static inline int get_run(td_queue *queue, td__party *me, bool shared, td__op *op, size_t most)
 {
     td__wheel *ring;
-    uint64_t position;
-    int r = claim(queue, me, shared, op, &ring, &position);
+    td__claim claimed;
+    int r = claim(queue, me, shared, op, most, &ring, &claimed);
     if (td__unlikely(r < 0))
         return r;
-    td__cell *cell = td__wheel_cell(ring, position);
-    td__wheel_hint(&ring->head, td__wheel_next(ring, position));
+    td__wheel_hint(&ring->head, td__wheel_after(ring, claimed.position, claimed.run));
     if (td__unlikely(queue->any_size))
-        take_out(queue, cell, op);
+        take_out(queue, td__wheel_cell(ring, claimed.position), op);
     else
-        copy(op->out + op->done * queue->item_size, cell + 1, queue->item_size);
+        copy_out(queue, ring, &claimed, op->out + op->done * queue->item_size);
     td__program_order(); /* from here on it is ours */
-    release(ring, position);
-    op->done++;
+    release(ring, &claimed);
+    op->done += claimed.run;
     return 0;
 }
 
-/* Claims up to `most` items that follow the one at `position`, which is ours: how many. */
-static size_t claim_more(td__wheel *ring, td__party *me, uint64_t position, size_t most)
+/* The runs after this one, which is ours, up to `most` items in all: how many there are of them together. */
+static size_t claim_more(td__wheel *ring, td__party *me, const td__claim *first, size_t most)
 {
-    td__step *step = &me->step[TD__STEP_QUEUE];
-    size_t count = 0;
+    uint64_t position = td__wheel_after(ring, first->position, first->run);
+    size_t count = first->run;
     while (count < most) {
-        position = td__wheel_next(ring, position);
-        td__cell *cell = td__wheel_cell(ring, position);
-        uint64_t lap = td__wheel_lap(ring, position), state = lap | TD__FULL;
-        if (td__load_acquire(&cell->state) != state)
+        uint64_t state = td__wheel_lap(ring, position) | TD__FULL;
+        if (td__load_acquire(&td__wheel_cell(ring, position)->state) != state)
             break;
-        step->number++; /* named before it is claimed */
-        td__program_order();
-        if (!td__cas_acquire(&cell->state, &state, lap | owner_of(me, true) | TD__READING))
+        uint32_t run = td__wheel_run(ring, position, state, most - count);
+        me->step[TD__STEP_QUEUE].number++;
+        if (!td__wheel_take_run(ring, me, true, owner_of(me, true), position, &state, run))
             break;
-        td__program_order();
-        count++;
+        count += run;
+        position = td__wheel_after(ring, position, run);
     }
     return count;
+}
+
+/* The run at this position, which is ours. */
+static td__claim claimed_at(const td__wheel *ring, uint64_t position)
+{
+    return (td__claim){ position, (uint32_t)TD__RUN(td__load_relaxed(&td__wheel_cell(ring, position)->state)) };
 }
 
 /* Takes effect in one moment: when the record says that they have been got. */
@@ -345,22 +395,27 @@ static int get_several(td_queue *queue, td__party *me, td__op *op)
 {
     td__step *step = &me->step[TD__STEP_QUEUE];
     td__wheel *ring;
-    uint64_t first;
-    int r = claim(queue, me, true, op, &ring, &first);
+    td__claim first;
+    size_t most = op->count < TD__SPAN_MAX / 2 ? op->count : TD__SPAN_MAX / 2;
+    int r = claim(queue, me, true, op, most, &ring, &first);
     if (r < 0)
         return r;
-    size_t most = op->count < TD__SPAN_MAX ? op->count : TD__SPAN_MAX;
-    size_t count = 1 + claim_more(ring, me, first, most - 1);
-    uint64_t position = first;
-    for (size_t i = 0; i < count; i++, position = td__wheel_next(ring, position))
-        copy(op->out + i * queue->item_size, td__wheel_cell(ring, position) + 1, queue->item_size);
-    td__wheel_hint(&ring->head, position);
+    size_t count = claim_more(ring, me, &first, most);
+    char *out = op->out;
+    td__claim run = first;
+    for (size_t i = 0; i < count; i += run.run, run.position = td__wheel_after(ring, run.position, run.run)) {
+        run = claimed_at(ring, run.position);
+        out = copy_out(queue, ring, &run, out);
+    }
+    td__wheel_hint(&ring->head, run.position);
     td__program_order();
     step->kind = TD__QUEUE_GOT;
     td__program_order();
-    position = first;
-    for (size_t i = 0; i < count; i++, position = td__wheel_next(ring, position))
-        release(ring, position);
+    run = first;
+    for (size_t i = 0; i < count; i += run.run, run.position = td__wheel_after(ring, run.position, run.run)) {
+        run = claimed_at(ring, run.position);
+        release(ring, &run);
+    }
     op->done = count;
     return 0;
 }
@@ -386,9 +441,9 @@ int td__fifo_get_private(td_queue *queue, td__party *me, td__op *op)
 {
     if (is_dropped(queue, me))
         return TD_ECLOSED;
-    int r = get_one(queue, me, false, op);
+    int r = get_run(queue, me, false, op, op->count);
     while (r == 0 && op->done < op->count)
-        if (get_one(queue, me, false, op) < 0)
+        if (get_run(queue, me, false, op, op->count - op->done) < 0)
             break;
     if (td__likely(r == 0))
         tell_got(queue, op->done);
@@ -399,7 +454,7 @@ int td__fifo_get_shared(td_queue *queue, td__party *me, td__op *op)
 {
     if (is_dropped(queue, me))
         return TD_ECLOSED;
-    int r = op->count > 1 ? get_several(queue, me, op) : get_one(queue, me, true, op);
+    int r = op->count > 1 ? get_several(queue, me, op) : get_run(queue, me, true, op, 1);
     if (td__likely(r == 0))
         tell_got(queue, op->done);
     return r;
@@ -408,14 +463,98 @@ int td__fifo_get_shared(td_queue *queue, td__party *me, td__op *op)
 void td__fifo_drop(td_queue *queue, td__party *me)
 {
     td__wheel *ring;
-    uint64_t position;
+    td__claim one;
     td__op op = { .size = SIZE_MAX };
     bool shared = queue->shared;
     me = me ? me : td__party_self();
-    while (me && claim(queue, me, shared, &op, &ring, &position) == 0) {
-        td__wheel_hint(&ring->head, td__wheel_next(ring, position));
-        td__queue_skip(queue, me, shared ? me : NULL, ring, position, TD__OWNER(owner_of(me, shared)), true);
+    while (me && claim(queue, me, shared, &op, 1, &ring, &one) == 0) {
+        td__wheel_hint(&ring->head, td__wheel_next(ring, one.position));
+        td__queue_skip(queue, me, shared ? me : NULL, ring, one.position, TD__OWNER(owner_of(me, shared)), true);
     }
+}
+
+/* --- one item, straight through ---------------------------------------------------------------------------- */
+
+#define STRAIGHT static inline __attribute__((always_inline))
+
+STRAIGHT bool put_quick(td_queue *queue, td__party *me, bool shared, const void *item)
+{
+    uint32_t gate = td__load_acquire(&queue->gate);
+    td__wheel *ring = td__queue_ring(queue, gate >> TD__GATE_SHIFT);
+    uint64_t position = td__load_acquire(&ring->tail), lap = td__wheel_lap(ring, position);
+    td__cell *cell = td__wheel_cell(ring, position);
+    uint64_t state = td__load_acquire(&cell->state);
+    if (td__unlikely(state != lap || gate & TD__GATE_SHUT))
+        return false;
+    if (shared)
+        td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_PUT, queue, position,
+                       (gate >> TD__GATE_SHIFT << TD__SPAN_BITS) + 1);
+    /* As in td__wheel_claim_put() and enter(). */
+    bool done = td__cas_seq_cst(&cell->state, &state, lap | owner_of(me, shared) | TD__WRITING);
+    td__program_order();
+    if (td__likely(done)) {
+        done = td__load_seq_cst(&queue->gate) == gate;
+        if (td__unlikely(!done))
+            give_up(queue, me, shared, ring, position);
+    }
+    if (td__likely(done)) {
+        td__wheel_hint(&ring->tail, td__wheel_next(ring, position));
+        copy(cell + 1, item, queue->item_size);
+        td__program_order();
+        td__wheel_publish(cell, lap | TD__FULL);
+        td__queue_changed(queue, &queue->items, 1);
+    }
+    if (shared)
+        td__step_end(me, TD__STEP_QUEUE);
+    return done;
+}
+
+bool td__fifo_put_quick_private(td_queue *queue, const void *item)
+{
+    return put_quick(queue, NULL, false, item);
+}
+
+bool td__fifo_put_quick_shared(td_queue *queue, td__party *me, const void *item)
+{
+    return put_quick(queue, me, true, item);
+}
+
+STRAIGHT bool get_quick(td_queue *queue, td__party *me, bool shared, void *item)
+{
+    uint32_t number = td__load_acquire(&queue->head_ring);
+    td__wheel *ring = td__queue_ring(queue, number);
+    uint64_t position = td__load_acquire(&ring->head), lap = td__wheel_lap(ring, position);
+    td__cell *cell = td__wheel_cell(ring, position);
+    uint64_t state = td__load_acquire(&cell->state);
+    if (td__unlikely(state != (lap | TD__FULL) ||
+                     td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked) ||
+                     td__load_acquire(&queue->gate) & TD__GATE_DROPPED))
+        return false;
+    if (shared)
+        td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_GET, queue, position, (number << TD__SPAN_BITS) + 1);
+    /* As in td__wheel_take_run(). */
+    bool done = td__cas_acquire(&cell->state, &state, lap | owner_of(me, shared) | TD__READING);
+    td__program_order();
+    if (td__likely(done)) {
+        td__wheel_hint(&ring->head, td__wheel_next(ring, position));
+        copy(item, cell + 1, queue->item_size);
+        td__program_order(); /* from here on it is ours */
+        td__wheel_publish(cell, lap + TD__LAP);
+        tell_got(queue, 1);
+    }
+    if (shared)
+        td__step_end(me, TD__STEP_QUEUE);
+    return done;
+}
+
+bool td__fifo_get_quick_private(td_queue *queue, void *item)
+{
+    return get_quick(queue, NULL, false, item);
+}
+
+bool td__fifo_get_quick_shared(td_queue *queue, td__party *me, void *item)
+{
+    return get_quick(queue, me, true, item);
 }
 
 /* --- looking at it ----------------------------------------------------------------------------------------- */
@@ -446,9 +585,11 @@ size_t td__fifo_size(td_queue *queue)
         if (td__wheel_distance(ring, position, tail) > 2 * ring->capacity)
             position = td__load_acquire(&ring->head);
         for (uint64_t i = 0; i < 2 * ring->capacity && (int64_t)(tail - position) > 0; i++) {
-            uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
-            size += state == (td__wheel_lap(ring, position) | TD__FULL);
-            position = td__wheel_next(ring, position);
+            uint64_t lap = td__wheel_lap(ring, position), state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+            size += state == (lap | TD__FULL) || state == (lap | TD__BACK);
+            /* The others of a run that is being read are not there any more. */
+            bool run = TD__LAP_OF(state) == lap && td__wheel_possible(ring, position, state);
+            position = td__wheel_after(ring, position, run ? TD__RUN(state) : 1);
         }
     }
     return size;
@@ -473,7 +614,7 @@ static bool ring_has_item(const td__wheel *ring)
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
         if (state == (lap | TD__FULL))
             return true;
-        if (ahead < 0 || (ahead == 0 && TD__PHASE(state) != TD__READING) || !td__wheel_possible(ring, position, state))
+        if (ahead < 0 || (ahead == 0 && TD__PHASE(state) < TD__READING) || !td__wheel_possible(ring, position, state))
             return false;
         position = td__wheel_after_gets(ring, position, state);
     }

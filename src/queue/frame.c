@@ -240,7 +240,8 @@ static bool packet_is_good(const td__header *header, size_t n, size_t fd_count, 
     size_t payload = n - sizeof *header;
     switch (header->kind) {
     case TD__FRAME_DATA:
-        return fd_count == 0 && header->size == payload && payload <= TD__PACKET_MAX && header->detail <= TD_KIND_BYTES;
+        return fd_count == 0 && header->size == payload && payload <= TD__PACKET_MAX &&
+               (header->detail <= TD_KIND_BYTES || (header->detail == TD_KIND_SHARED && payload == sizeof(void *)));
     case TD__FRAME_LARGE:
         return fd_count == 2 && payload == sizeof frame->ring && header->size > 0 && header->size <= TD_FRAME_MAX &&
                header->detail <= TD_KIND_BYTES && geometry_is_good(&frame->ring, frame->fds[0]);

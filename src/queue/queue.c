@@ -4,6 +4,7 @@
 #include "queue/fifo.h"
 #include "queue/memory.h"
 #include "memory/heap.h"
+#include "sync/use.h"
 
 #define ITEM_MAX     ((size_t)1 << 30)
 #define CAPACITY_MAX ((size_t)1 << 30)
@@ -58,6 +59,8 @@ static void shape(td_queue *q, const td_queue_options *o)
     q->shared = o->shared;
     q->joinable = o->joinable;
     q->any_size = o->any_size;
+    if (o->kind == TD_QUEUE_FIFO && !o->any_size)
+        q->quick = o->shared ? TD__QUICK_SHARED : TD__QUICK_PRIVATE;
     q->capacity = o->capacity;
     q->key = o->priority;
     q->room = !o->any_size || o->item_size < TD__ROOM_MAX ? q->item_size : TD__ROOM_MAX;
@@ -116,6 +119,18 @@ td_queue *td_queue_create(const td_queue_options *options)
     return q;
 }
 
+/* Who waits on it; those who put or get are too quick to be met. */
+static void check_unused(const td_queue *q)
+{
+#ifdef TD_DEBUG
+    td__use_settle(q, sizeof *q);
+    if (td__word_waiters(&q->items) || td__word_waiters(&q->space) || td__word_waiters(&q->finished))
+        td__bug("td_queue_free: a thread waits on queue %p", (const void *)q);
+#else
+    (void)q;
+#endif
+}
+
 void td_queue_free(td_queue *q)
 {
     if (!q)
@@ -127,8 +142,11 @@ void td_queue_free(td_queue *q)
     td__party *me = shared ? td__party_self() : NULL;
     if (shared && !me)
         return;
-    if (shared)
+    check_unused(q);
+    if (shared) {
+        td__parties_release(q, sizeof *q); /* what belongs to it is reached through it */
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_FREE, NULL, name, 0);
+    }
     q->magic = TD__QUEUE_FREED;
     td__queue_dispose(q, me, true);
     td__queue_give(me, shared, shared ? &me->step[TD__STEP_QUEUE].argument : &name, true);
@@ -238,6 +256,11 @@ static inline int put(td_queue *q, const void *item, enum how how, td_time limit
 {
     if (td__unlikely(!is_queue(q) || !item || q->any_size))
         return check(q, item, false, call);
+    td__party *me = td__me;
+    if (td__likely(q->quick == TD__QUICK_PRIVATE
+                       ? td__fifo_put_quick_private(q, item)
+                       : q->quick == TD__QUICK_SHARED && me && td__fifo_put_quick_shared(q, me, item)))
+        return 0;
     td__op op = { .in = item, .count = 1 };
     return move(q, &op, how, limit, cancel, call);
 }
@@ -261,6 +284,11 @@ static inline int get(td_queue *q, void *item, enum how how, td_time limit, td_c
 {
     if (td__unlikely(!is_queue(q) || !item || q->any_size))
         return check(q, item, false, call);
+    td__party *me = td__me;
+    if (td__likely(q->quick == TD__QUICK_PRIVATE
+                       ? td__fifo_get_quick_private(q, item)
+                       : q->quick == TD__QUICK_SHARED && me && td__fifo_get_quick_shared(q, me, item)))
+        return 0;
     td__op op = { .out = item, .count = 1 };
     return move(q, &op, how, limit, cancel, call);
 }

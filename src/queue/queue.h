@@ -20,12 +20,22 @@
 
 /* --- cells ------------------------------------------------------------------------------------------------- */
 
-/* A state word: lap (45 bits) | owner (16) | phase (3). A cell of zeros is empty, for lap 0. */
-enum { TD__EMPTY = 0, TD__WRITING = 1, TD__FULL = 2, TD__READING = 3 };
+/*
+ * A state word: lap (38 bits) | run (7) | owner (16) | phase (3). A cell of zeros is empty, for lap 0.
+ *
+ * WRITING and READING with a run of r, less one, in the first of r cells are the owner's claim to all of them; what the
+ * others' words say has to wait until the first changes, which is the last to do so. BACK is FULL, but at a position
+ * that gets had claimed before: its consumer died.
+ */
+enum { TD__EMPTY = 0, TD__WRITING = 1, TD__FULL = 2, TD__READING = 3, TD__BACK = 4 };
 #define TD__PHASE(state)    ((unsigned)(state)&7)
 #define TD__OWNER(state)    ((uint16_t)((state) >> 3))
 #define TD__OWNED_BY(index) ((uint64_t)(index) << 3)
-#define TD__LAP_SHIFT       19
+#define TD__RUN_SHIFT       19
+#define TD__RUN_MAX         128
+#define TD__RUN(state)      (((state) >> TD__RUN_SHIFT) % TD__RUN_MAX + 1)
+#define TD__RUN_OF(count)   ((uint64_t)((count)-1) << TD__RUN_SHIFT)
+#define TD__LAP_SHIFT       26
 #define TD__LAP             ((uint64_t)1 << TD__LAP_SHIFT)
 #define TD__LAP_OF(state)   ((state) & ~(TD__LAP - 1))
 
@@ -64,12 +74,15 @@ typedef struct td__wheel {
 #define TD__GATE_DROPPED 2u
 #define TD__GATE_SHIFT   2
 
+enum { TD__QUICK_NOT, TD__QUICK_PRIVATE, TD__QUICK_SHARED };
+
 struct td_queue {
     /* fixed */
     uint64_t magic;
     uint32_t item_size, room; /* the largest item; what of it has a place in the cell */
     uint8_t kind;
     bool shared, joinable, any_size;
+    uint8_t quick; /* may one item go straight through? TD__QUICK_... */
     uint32_t stride;
     uint64_t capacity; /* 0: no limit */
 
@@ -98,10 +111,10 @@ struct td_queue {
 /* What a party is doing, in its record (TD__STEP_QUEUE). object: the queue; argument: a position, number: how many from
  * there, and the ring above TD__SPAN_BITS. */
 enum {
-    TD__QUEUE_PUT = 1,  /* owns at most one place, WRITING */
+    TD__QUEUE_PUT = 1,  /* owns at most one run, WRITING */
     TD__QUEUE_GET = 2,  /* READING: what comes back */
     TD__QUEUE_GOT = 3,  /* READING: what has been got */
-    TD__QUEUE_SKIP = 4, /* one place, which `skipped` has counted already */
+    TD__QUEUE_SKIP = 4, /* one run, which `skipped` has counted already */
     TD__QUEUE_MAKE = 5, /* argument names the block of a queue that is being made, */
     TD__QUEUE_FREE = 6, /* or freed: with all that belongs to it */
 };
@@ -123,13 +136,12 @@ typedef int td__try(td_queue *queue, td__party *me, td__op *op);
 /* Of private queues: the cells' owner. It changes with a fork, so that the places of the threads that are not there in
  * the child show. */
 extern uint16_t td__queue_life;
-void td__queue_after_fork(void); /* in the child */
 
 /* --- repair.c ---------------------------------------------------------------------------------------------- */
 
 /*
- * A place that `whose` owns (`owner` in its state) goes on without an item: what was in it, or was to come, counts as
- * skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false: gives up
+ * The places of a run that `whose` owns (`owner` in its state) go on without items: what was in them, or was to come,
+ * counts as skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false: gives up
  * instead of waiting for the latch, and returns false.
  */
 bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
@@ -186,9 +198,15 @@ static inline td__cell *td__wheel_cell(const td__wheel *ring, uint64_t position)
     return (td__cell *)(void *)(ring->cells + (position & ring->mask) * ring->stride);
 }
 
+/* The position after a run of so many; no run goes over the end of the ring. */
+static inline uint64_t td__wheel_after(const td__wheel *ring, uint64_t position, uint64_t run)
+{
+    return td__unlikely((position & ring->mask) + run == ring->capacity) ? (position | ring->mask) + 1 : position + run;
+}
+
 static inline uint64_t td__wheel_next(const td__wheel *ring, uint64_t position)
 {
-    return td__unlikely((position & ring->mask) == ring->capacity - 1) ? (position | ring->mask) + 1 : position + 1;
+    return td__wheel_after(ring, position, 1);
 }
 
 static inline uint64_t td__wheel_lap(const td__wheel *ring, uint64_t position)

@@ -19,28 +19,59 @@ static bool enter(td_queue *queue, td__party *me, bool wait)
     return true;
 }
 
-static bool owns(const td__wheel *ring, uint64_t position, uint16_t owner, unsigned phase)
+/* The length of the run at this position if it is this owner's and in this phase, else 0. */
+static uint32_t owns(const td__wheel *ring, uint64_t position, uint16_t owner, unsigned phase)
 {
     uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
-    return state == (td__wheel_lap(ring, position) | TD__OWNED_BY(owner) | phase);
+    bool is = TD__LAP_OF(state) == td__wheel_lap(ring, position) && TD__OWNER(state) == owner &&
+              TD__PHASE(state) == phase && td__wheel_possible(ring, position, state);
+    return is ? (uint32_t)TD__RUN(state) : 0;
+}
+
+/* All cells of a run, the first one last, so that it can be done again. The others are of this lap until they have been
+ * changed, and nobody else changes them. */
+static void empty_run(td__wheel *ring, uint64_t position, uint32_t run)
+{
+    uint64_t lap = td__wheel_lap(ring, position);
+    for (uint32_t i = 1; i < run; i++) {
+        td__cell *cell = td__wheel_cell(ring, position + i);
+        if (TD__LAP_OF(td__load_relaxed(&cell->state)) == lap)
+            td__wheel_settle(cell, lap + TD__LAP);
+    }
+    td__wheel_publish(td__wheel_cell(ring, position), lap + TD__LAP);
+}
+
+/* The same, for items that come back. Who has been told of them may take one of the others at once. */
+static void return_run(td__wheel *ring, uint64_t position, uint32_t run)
+{
+    uint64_t lap = td__wheel_lap(ring, position);
+    for (uint32_t i = 1; i < run; i++) {
+        td__cell *cell = td__wheel_cell(ring, position + i);
+        if (td__load_relaxed(&cell->state) == (lap | TD__FULL))
+            td__wheel_publish(cell, lap | TD__BACK);
+    }
+    td__wheel_publish(td__wheel_cell(ring, position), lap | TD__BACK);
 }
 
 bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
                     uint16_t owner, bool wait)
 {
-    if (!owns(ring, position, owner, TD__WRITING) && !owns(ring, position, owner, TD__READING))
+    uint32_t run = owns(ring, position, owner, TD__WRITING);
+    if (run == 0)
+        run = owns(ring, position, owner, TD__READING);
+    if (run == 0)
         return true;
     uint32_t *kind = whose ? &whose->step[TD__STEP_QUEUE].kind : NULL;
     uint32_t former = kind ? *kind : 0;
     if (!kind || former != TD__QUEUE_SKIP) {
         if (!enter(queue, me, wait))
             return false;
-        td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + 1);
+        td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + run);
         if (kind)
             td__set(me, kind, TD__QUEUE_SKIP); /* with it, so that it is counted once */
         td__section_leave(me, &queue->latch);
     }
-    td__wheel_publish(td__wheel_cell(ring, position), td__wheel_lap(ring, position) + TD__LAP);
+    empty_run(ring, position, run);
     if (whose == me && kind)
         *kind = former;
     td__queue_wake_all(queue);
@@ -71,9 +102,11 @@ bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t 
     if (!enter(queue, me, wait))
         return false;
     note_range(queue, ring, position, end);
-    for (uint64_t at = position; at != end; at = td__wheel_next(ring, at)) {
-        if (owns(ring, at, owner, TD__READING))
-            td__wheel_publish(td__wheel_cell(ring, at), td__wheel_lap(ring, at) | TD__FULL);
+    for (uint64_t i = 0, at = position; i < span && at != end; i++) {
+        uint32_t run = owns(ring, at, owner, TD__READING);
+        if (run > 0)
+            return_run(ring, at, run);
+        at = td__wheel_next(ring, at);
     }
     /* Release, after range and cells: with look_behind(). Also if there was nothing: perhaps a repair has died here. */
     td__store_release(&queue->returned, td__load_relaxed(&queue->returned) + 1);
@@ -85,9 +118,11 @@ bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t 
 /* What has been got: gives the places back. */
 static void release(td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner)
 {
-    for (uint64_t i = 0; i < span && i < ring->capacity; i++, position = td__wheel_next(ring, position))
-        if (owns(ring, position, owner, TD__READING))
-            td__wheel_publish(td__wheel_cell(ring, position), td__wheel_lap(ring, position) + TD__LAP);
+    for (uint64_t i = 0; i < span && i < ring->capacity; i++, position = td__wheel_next(ring, position)) {
+        uint32_t run = owns(ring, position, owner, TD__READING);
+        if (run > 0)
+            empty_run(ring, position, run);
+    }
 }
 
 static bool in_region(const void *at, uint64_t size)

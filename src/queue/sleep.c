@@ -16,7 +16,6 @@
 #include "queue/queue.h"
 #include "queue/fifo.h"
 #include "sync/latch.h"
-#include "sync/spin.h"
 
 #include <limits.h>
 
@@ -106,13 +105,17 @@ static bool left(td_queue *queue, const _Atomic uint32_t *word)
 int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
                    int64_t deadline, const td_cancel *cancel)
 {
-    td__spin spin = { 0 };
     int r, given_up = 0;
-    while (td__spin_closely(&spin)) {
+    unsigned looks = td__spin_looks(me);
+    for (unsigned i = 0; i < looks; i++) {
+        td__relax();
         r = attempt(queue, me, op);
-        if (r != again)
+        if (r != again) {
+            td__spin_fared(me, looks, true);
             return r;
+        }
     }
+    td__spin_fared(me, looks, false);
     bool others = false, slept = false;
     for (;;) {
         bool seen;

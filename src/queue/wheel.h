@@ -2,9 +2,14 @@
 /*
  * The ring: claiming places and giving them back. See docs/design/queue.md for how it works, queue.h for the words.
  *
- * Who may change a cell's state: at EMPTY and FULL anybody, by a compare-and-swap that makes him its owner; at WRITING
- * and READING its owner, by a store, and for a dead owner the repair. Positions are claimed in order, by puts and by
- * gets.
+ * Who may change a cell's state: at EMPTY, FULL and BACK anybody, by a compare-and-swap that makes him its owner; at
+ * WRITING and READING its owner, by a store, and for a dead owner the repair. Positions are claimed in order, by puts and
+ * by gets (BACK has been claimed: it is taken out of turn).
+ *
+ * A run: several cells, one after the other, are claimed by one compare-and-swap of the first, if all are EMPTY, or FULL,
+ * of its lap. They are so still when it succeeds: the others could only have been claimed after the first. Nobody looks
+ * at them before the first is given up, since all come to them by way of it, and its state says how far to go on; so
+ * they change without ado, the first one last. That holds for hints, too: none points into a run of its kind.
  */
 #ifndef TD_QUEUE_WHEEL_H
 #define TD_QUEUE_WHEEL_H
@@ -19,6 +24,13 @@ static inline void td__wheel_name(td__party *me, bool shared, uint64_t position)
         me->step[TD__STEP_QUEUE].argument = position;
         td__program_order();
     }
+}
+
+/* Of the other cells of a run: told by the first one's. */
+static inline void td__wheel_settle(td__cell *cell, uint64_t state)
+{
+    td__store_release(&cell->state, state);
+    td__program_order();
 }
 
 /* A store that ends somebody's wait. Release: the item, or that it has been read, to who claims the cell next. A
@@ -48,16 +60,16 @@ static inline uint64_t td__wheel_after_puts(const td__wheel *ring, uint64_t posi
     uint64_t laps = (TD__LAP_OF(state) - td__wheel_lap(ring, position)) >> TD__LAP_SHIFT;
     if (TD__PHASE(state) == TD__EMPTY)
         laps--;
-    return td__wheel_next(ring, position + (laps << ring->shift));
+    return td__wheel_after(ring, position + (laps << ring->shift), TD__RUN(state));
 }
 
-/* The same for gets; `state` of a later lap, or READING. */
+/* The same for gets; `state` of a later lap, or READING, or BACK. */
 static inline uint64_t td__wheel_after_gets(const td__wheel *ring, uint64_t position, uint64_t state)
 {
     uint64_t laps = (TD__LAP_OF(state) - td__wheel_lap(ring, position)) >> TD__LAP_SHIFT;
-    if (TD__PHASE(state) != TD__READING)
-        laps--;
-    return td__wheel_next(ring, position + (laps << ring->shift));
+    if (TD__PHASE(state) >= TD__READING)
+        return td__wheel_after(ring, position + (laps << ring->shift), TD__RUN(state));
+    return td__wheel_next(ring, position + ((laps - 1) << ring->shift));
 }
 
 /*
@@ -73,12 +85,32 @@ static inline bool td__cell_fits(td__cell *cell, td__op *op)
 /* Has nobody written over it? What could make us run in circles. */
 static inline bool td__wheel_possible(const td__wheel *ring, uint64_t position, uint64_t state)
 {
-    return (position & ring->mask) < ring->capacity && TD__PHASE(state) <= TD__READING &&
-           (TD__PHASE(state) != TD__EMPTY || TD__OWNER(state) == 0);
+    return (position & ring->mask) + TD__RUN(state) <= ring->capacity && TD__PHASE(state) <= TD__BACK &&
+           (TD__PHASE(state) & 1 || (TD__OWNER(state) == 0 && TD__RUN(state) == 1));
 }
 
-/* Claims the next place for an item: its position, or TD_EFULL. */
-static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool shared, uint64_t owner, uint64_t *claimed)
+/* How many cells from this position on, at most `most`, that can be claimed as one run, are in this state. */
+static inline uint32_t td__wheel_run(const td__wheel *ring, uint64_t position, uint64_t state, size_t most)
+{
+    uint64_t room = ring->capacity - (position & ring->mask);
+    uint32_t run = 1, limit = most < TD__RUN_MAX ? (uint32_t)most : TD__RUN_MAX;
+    if (limit > room)
+        limit = (uint32_t)room;
+    /* Acquire, each: what is in the cell has been read, or written. */
+    while (run < limit && td__load_acquire(&td__wheel_cell(ring, position + run)->state) == state)
+        run++;
+    return run;
+}
+
+/* What will have been claimed, named in the record before. */
+typedef struct td__claim {
+    uint64_t position;
+    uint32_t run;
+} td__claim;
+
+/* Claims the next place for an item, or up to `most`; or TD_EFULL, and the position that it would have. */
+static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool shared, uint64_t owner, size_t most,
+                                      td__claim *claimed)
 {
     /* Acquire, here and at the state: with td__wheel_hint, so that a position before the hint is not seen unclaimed. */
     uint64_t position = td__load_acquire(&ring->tail);
@@ -86,10 +118,11 @@ static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool share
         td__cell *cell = td__wheel_cell(ring, position);
         uint64_t lap = td__wheel_lap(ring, position), state = td__load_acquire(&cell->state);
         if (td__likely(state == lap)) {
+            uint32_t run = most > 1 ? td__wheel_run(ring, position, state, most) : 1;
             td__wheel_name(me, shared, position);
             /* Sequentially consistent, with the gate: see td__queue_enter. Acquire: the former item has been read. */
-            if (td__likely(td__cas_seq_cst(&cell->state, &state, lap | owner | TD__WRITING))) {
-                *claimed = position;
+            if (td__likely(td__cas_seq_cst(&cell->state, &state, lap | TD__RUN_OF(run) | owner | TD__WRITING))) {
+                *claimed = (td__claim){ position, run };
                 td__program_order();
                 return 0;
             }
@@ -99,15 +132,31 @@ static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool share
             return TD_ECORRUPT;
         if (ahead < 0) {
             td__wheel_hint(&ring->tail, position);
+            claimed->position = position;
             return TD_EFULL;
         }
         position = td__wheel_after_puts(ring, position, state);
     }
 }
 
-/* Claims the oldest item: its position, or TD_EEMPTY and the position that it would have. */
+/* Names a run of items, the first or one that follows those named before, and tries to claim it. */
+static inline bool td__wheel_take_run(td__wheel *ring, td__party *me, bool shared, uint64_t owner, uint64_t position,
+                                      uint64_t *state, uint32_t run)
+{
+    if (shared && run > 1) {
+        me->step[TD__STEP_QUEUE].number += run - 1;
+        td__program_order();
+    }
+    td__cell *cell = td__wheel_cell(ring, position);
+    /* Acquire: the item, with td__wheel_publish. */
+    bool taken = td__cas_acquire(&cell->state, state, TD__LAP_OF(*state) | TD__RUN_OF(run) | owner | TD__READING);
+    td__program_order();
+    return taken;
+}
+
+/* Claims the oldest item, or up to `most`; or TD_EEMPTY, and the position that it would have. */
 static inline int td__wheel_claim_get(td__wheel *ring, td__party *me, bool shared, uint64_t owner, td__op *sized,
-                                      uint64_t *claimed)
+                                      size_t most, td__claim *claimed)
 {
     uint64_t position = td__load_acquire(&ring->head);
     for (;;) {
@@ -118,22 +167,25 @@ static inline int td__wheel_claim_get(td__wheel *ring, td__party *me, bool share
         if (td__likely(state == (lap | TD__FULL))) {
             if (td__unlikely(sized != NULL) && !td__cell_fits(cell, sized) && td__load_acquire(&cell->state) == state)
                 return TD_ETOOBIG;
+            uint32_t run = most > 1 ? td__wheel_run(ring, position, state, most) : 1;
             td__wheel_name(me, shared, position);
-            if (td__likely(td__cas_acquire(&cell->state, &state, lap | owner | TD__READING))) {
-                *claimed = position;
-                td__program_order();
+            if (td__likely(td__wheel_take_run(ring, me, shared, owner, position, &state, run))) {
+                *claimed = (td__claim){ position, run };
                 return 0;
             }
+            /* Too many named are none of ours; but of the next attempt there shall not be too many for the field. */
+            if (shared)
+                me->step[TD__STEP_QUEUE].number -= run - 1;
         }
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
         if (td__unlikely(!td__wheel_possible(ring, position, state)))
             return TD_ECORRUPT;
         if (ahead < 0 || (ahead == 0 && TD__PHASE(state) < TD__FULL)) {
             td__wheel_hint(&ring->head, position);
-            *claimed = position;
+            claimed->position = position;
             return TD_EEMPTY;
         }
-        if (ahead > 0 || TD__PHASE(state) == TD__READING)
+        if (ahead > 0 || TD__PHASE(state) >= TD__READING)
             position = td__wheel_after_gets(ring, position, state);
     }
 }

@@ -23,6 +23,7 @@
 #include <tandem/sync.h>
 #include "sync/monitor.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 #include <limits.h>
 
@@ -210,6 +211,8 @@ static int act(visit *v, td_barrier_action *action, void *argument)
     td__wait_taken(me);
     leave(v);
     int r = action(argument);
+    if (td__me != me) /* the child of a fork in the action: the phase is its parent's, and so is the record */
+        return r == 0 ? 0 : td__fail_quick(TD_EBROKEN);
     enter(v);
     td__set(me, &me->acting, NULL);
     if ((v->word & STATE) == FILLING && r == 0) {
@@ -360,6 +363,8 @@ bool td_barrier_broken(const td_barrier *b)
 void td_barrier_destroy(td_barrier *b)
 {
 #ifdef TD_DEBUG
+    if (b)
+        td__use_settle(b, sizeof *b);
     if (b && td_barrier_waiting(b) > 0)
         td__bug("td_barrier_destroy: somebody waits at barrier %p", (void *)b);
 #else

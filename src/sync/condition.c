@@ -15,6 +15,7 @@
 #include <tandem/sync.h>
 #include "sync/monitor.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 #include <limits.h>
 
@@ -276,6 +277,8 @@ __attribute__((constructor)) static void register_repairs(void)
 void td_condition_destroy(td_condition *c)
 {
 #ifdef TD_DEBUG
+    if (c)
+        td__use_settle(c, sizeof *c);
     if (c && td__wait_first(&inside(c)->waiters) && (td__is_shared(c) || inside(c)->monitor.life == td__forks))
         td__bug("td_condition_destroy: somebody waits on condition %p", (void *)c);
 #else

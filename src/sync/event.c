@@ -21,6 +21,7 @@
  */
 #include "sync/event.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 #define SET        1u
 #define SLEEPERS   2u
@@ -152,6 +153,8 @@ bool td__event_happened(const td_event *event, const td__futex_item *item)
 void td_event_destroy(td_event *event)
 {
 #ifdef TD_DEBUG
+    if (event)
+        td__use_settle(event, sizeof *event);
     if (event && td__word_waiters(word_of(event)))
         td__bug("td_event_destroy: a thread waits for event %p", (void *)event);
 #else

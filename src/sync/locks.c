@@ -5,6 +5,7 @@
  */
 #include <tandem/sync.h>
 #include "sync/latch.h"
+#include "sync/use.h"
 
 #include <errno.h>
 
@@ -234,6 +235,8 @@ uint32_t td_rlock_depth(const td_rlock *lock)
 static void check_unused(const char *call, const td_lock *lock)
 {
 #ifdef TD_DEBUG
+    if (lock)
+        td__use_settle(lock, sizeof *lock);
     if (td_lock_locked(lock))
         td__bug("%s: lock %p is held", call, (const void *)lock);
 #else

@@ -6,6 +6,7 @@
  * follows lies in the region (whatever it finds there), so that it cannot crash.
  */
 #include "sync/party.h"
+#include "sync/forks.h"
 #include "sync/section.h"
 #include "sync/wait.h"
 
@@ -161,6 +162,12 @@ static void leave(void *party)
     set_free(me, me->index);
 }
 
+void td__party_end(void)
+{
+    if (td__me)
+        leave(td__me);
+}
+
 static void make_key(void)
 {
     pthread_key_create(&key, leave);
@@ -185,6 +192,32 @@ static uint32_t take_index(td__region *region, uint64_t word)
     }
 }
 
+#define FULL_LIMIT_S 1
+#define FULL_LOOKS   3
+
+/*
+ * All are taken: perhaps by dead ones of whom nobody has heard. A process that announces itself after it has taken its
+ * entry can be killed in between. So the program's main process is asked to look. It has found nobody when it has
+ * looked that often, and nothing waits to be repaired.
+ */
+static uint32_t take_index_at_last(td__region *region, uint64_t word)
+{
+    int64_t deadline = td__deadline(td_s(FULL_LIMIT_S));
+    uint32_t index = 0;
+    if (!td__shared_size || td__load_relaxed(&region->party_top) < region->parties)
+        return 0;
+    for (int looks = 0; looks < FULL_LOOKS && index == 0 && td__now() < deadline; looks++) {
+        uint32_t seen = td__load_acquire(&region->deaths);
+        if (seen & TD__DEATHS_PENDING)
+            looks = -1;
+        else
+            td__event_fd_signal(td__arrivals);
+        td__futex_wait(&region->deaths, seen, deadline, true);
+        index = take_index(region, word);
+    }
+    return index;
+}
+
 td__party *td__party_make(void)
 {
     td__region *region = td__region_get();
@@ -195,12 +228,14 @@ td__party *td__party_make(void)
     pthread_once(&key_once, make_key);
     uint32_t pid = (uint32_t)td__getpid();
     uint64_t serial = (td__fetch_add_relaxed(&region->serial, 1) + 1) & 0x7fffffff;
-    uint32_t index = take_index(region, (stray ? STRAY : 0) | serial << 32 | pid);
-    if (index == 0) {
+    uint64_t word = (stray ? STRAY : 0) | serial << 32 | pid;
+    uint32_t index = take_index(region, word);
+    if (index == 0 && (index = take_index_at_last(region, word)) == 0) {
         td__fail(TD_ENOMEM, "no record for this thread: out of memory, or more than %u threads share objects",
                  region->parties);
         return NULL;
     }
+    td__step_point(); /* killed here, it is not known to whoever watches strays */
     td__party *me = td__party_at(index);
     me->index = (uint16_t)index;
     td__store_relaxed(&me->pid, pid);
@@ -219,6 +254,9 @@ static uintptr_t kept[TD__HELD_MAX], kept_reading[TD__READING_MAX];
 static uint32_t kept_count;
 static bool reading_kept;
 static uint16_t kept_index;
+/* The same for this process's own beginning; written in the child of a fork only, while there is one thread. */
+static uintptr_t inherited[TD__HELD_MAX];
+static uint32_t inherited_count;
 
 void td__party_before_fork(void)
 {
@@ -275,6 +313,14 @@ void td__party_moved(void)
         keep(me, kept[i]);
 }
 
+bool td__party_inherited(const volatile void *object)
+{
+    for (uint32_t i = 0; i < inherited_count; i++)
+        if ((inherited[i] & ~(uintptr_t)3) == (uintptr_t)object)
+            return true;
+    return false;
+}
+
 /* In a child whose records are copies: the parent's other threads read nothing here. */
 static void forget_reading(td__region *region)
 {
@@ -288,6 +334,10 @@ static void forget_reading(td__region *region)
 void td__party_after_fork(bool by_spawner)
 {
     td__forks++;
+    if (inherited_count != kept_count)
+        inherited_count = kept_count;
+    if (kept_count > 0)
+        memcpy(inherited, kept, kept_count * sizeof *kept);
     td__region *region = td__the_region;
     bool is_stray = !by_spawner && td__shared_size != 0;
     if (stray != is_stray)
@@ -304,6 +354,33 @@ void td__party_after_fork(bool by_spawner)
         return;
     }
     td__party_moved();
+}
+
+static void before_fork(bool spawns)
+{
+    if (!spawns)
+        td__region_before_fork();
+    td__party_before_fork();
+}
+
+static void in_parent(bool spawns)
+{
+    if (!spawns)
+        td__region_after_fork();
+}
+
+static void in_child(bool spawns)
+{
+    if (!spawns)
+        td__region_after_fork();
+    td__party_after_fork(spawns);
+}
+
+/* When the library is loaded: whatever stands on this counts forks. */
+__attribute__((constructor)) static void register_forks(void)
+{
+    static const td__forks_handlers handlers = { .before = before_fork, .in_parent = in_parent, .in_child = in_child };
+    td__forks_register(TD__FORKS_SYNC, &handlers);
 }
 
 /* --- deaths ------------------------------------------------------------------------------------------------ */
@@ -338,11 +415,22 @@ static void undo_sections(td__party *dead, uint16_t index)
     }
 }
 
+/* For those who sleep on the word, and those who free. */
+static void tell_of_deaths(td__region *region)
+{
+    uint32_t word = td__load_relaxed(&region->deaths);
+    /* Release: the marks, to those who look for them when they have seen the word. */
+    while (!td__cas_acq_rel(&region->deaths, &word, (word + TD__DEATHS_ONE) | TD__DEATHS_PENDING))
+        ;
+    td__futex_wake(&region->deaths, INT_MAX, true);
+}
+
 void td__parties_died(pid_t pid)
 {
     td__region *region = td__the_region;
-    if (!region || !td__shared_size)
+    if (!td__parties_of(pid))
         return;
+    tell_of_deaths(region);
     uint32_t top = td__load_acquire(&region->party_top);
     for (uint32_t i = 1; i < top && i < region->parties; i++) {
         uint64_t word = td__load_acquire(td__party_entry(i));
@@ -350,6 +438,19 @@ void td__parties_died(pid_t pid)
             continue;
         undo_sections(td__party_at(i), (uint16_t)i);
         td__cas_acq_rel(td__party_entry(i), &word, word | DEAD);
+    }
+    tell_of_deaths(region);
+}
+
+void td__parties_await_death(pid_t pid)
+{
+    td__region *region = td__the_region;
+    int64_t deadline = td__deadline(td_s(1));
+    while (region && td__shared_size && td__now() < deadline) {
+        uint32_t word = td__load_acquire(&region->deaths);
+        if (!td__parties_of(pid))
+            return;
+        td__futex_wait(&region->deaths, word, deadline, true);
     }
 }
 
@@ -413,38 +514,119 @@ static bool repair(td__party *me, td__party *dead, uint32_t index)
     return true;
 }
 
+/* Under the latch of who repairs. Are all done? */
+static bool repair_all(td__region *region, td__party *me, bool *some)
+{
+    bool all = true;
+    uint32_t top = td__load_acquire(&region->party_top);
+    for (uint32_t i = 1; i < top && i < region->parties; i++) {
+        if (!((uint32_t)td__load_acquire(td__party_entry(i)) & DEAD))
+            continue;
+        if (repair(me, td__party_at(i), i))
+            *some = true;
+        else
+            all = false;
+    }
+    return all;
+}
+
+static bool any_dead(td__region *region)
+{
+    uint32_t top = td__load_acquire(&region->party_top);
+    for (uint32_t i = 1; i < top && i < region->parties; i++)
+        if ((uint32_t)td__load_acquire(td__party_entry(i)) & DEAD)
+            return true;
+    return false;
+}
+
+/* Who was granted something by a dead one has perhaps not been told. */
+static void poke_all(td__region *region)
+{
+    uint32_t top = td__load_acquire(&region->party_top);
+    for (uint32_t i = 1; i < top && i < region->parties; i++)
+        if (td__load_relaxed(td__party_entry(i)))
+            td__party_poke(td__party_at(i));
+}
+
+/* There were none when the word was like this. */
+static void tell_of_repair(td__region *region, uint32_t word)
+{
+    /* Release: what was repaired, to those who free it. Failing, others have died, or another one has told. */
+    if (word & TD__DEATHS_PENDING && td__cas_acq_rel(&region->deaths, &word, word & ~TD__DEATHS_PENDING))
+        td__futex_wake(&region->deaths, INT_MAX, true);
+}
+
 bool td__parties_repair(void)
 {
     td__region *region = td__the_region;
     if (!region || !td__shared_size)
         return true;
+    uint32_t word = td__load_acquire(&region->deaths);
     bool all = true, some = false;
-    td__party *me = NULL;
-    td__latch *latch = (td__latch *)(void *)region->repair;
-    uint32_t top = td__load_acquire(&region->party_top);
-    for (uint32_t i = 1; i < top && i < region->parties; i++) {
-        if (!((uint32_t)td__load_acquire(td__party_entry(i)) & DEAD))
-            continue;
-        if (!me) {
-            me = td__party_self();
-            if (!me || !td__section_try(me, latch))
-                return false;
-        }
-        /* Again, now that nobody else repairs. */
-        if (!((uint32_t)td__load_acquire(td__party_entry(i)) & DEAD))
-            continue;
-        if (repair(me, td__party_at(i), i))
-            some = true;
-        else
-            all = false;
-    }
-    if (me)
+    if (any_dead(region)) {
+        td__party *me = td__party_self();
+        td__latch *latch = (td__latch *)(void *)region->repair;
+        if (!me || !td__section_try(me, latch))
+            return false;
+        all = repair_all(region, me, &some);
         td__section_leave(me, latch);
-    /* Who was granted something by a dead one has perhaps not been told. */
-    for (uint32_t i = 1; some && i < top && i < region->parties; i++)
-        if (td__load_relaxed(td__party_entry(i)))
-            td__party_poke(td__party_at(i));
+    }
+    if (some)
+        poke_all(region);
+    if (all)
+        tell_of_repair(region, word);
     return all;
+}
+
+/* Does its record lead to something in there? Under the latch of who repairs. */
+static bool names(const td__party *dead, uintptr_t at, size_t size)
+{
+    uintptr_t named[] = { (uintptr_t)dead->list_latch, (uintptr_t)dead->acting,
+                          (uintptr_t)td__load_relaxed(&dead->list), (uintptr_t)td__load_relaxed(&dead->word_waited),
+                          (uintptr_t)dead->word_woken };
+    for (size_t i = 0; i < TD__COUNT(named); i++)
+        if (named[i] - at < size)
+            return true;
+    for (int level = 0; level < TD__STEP_LEVELS; level++)
+        if (dead->step[level].kind &&
+            (dead->step[level].object - at < size || (dead->step[level].argument & ~(uintptr_t)1) - at < size))
+            return true;
+    for (uint32_t i = 0; i < dead->held_count && i < TD__HELD_MAX; i++)
+        if ((dead->held[i] & ~(uintptr_t)3) - at < size)
+            return true;
+    return false;
+}
+
+static bool named_by_dead(td__region *region, uintptr_t at, size_t size)
+{
+    uint32_t top = td__load_acquire(&region->party_top);
+    for (uint32_t i = 1; i < top && i < region->parties; i++)
+        if ((uint32_t)td__load_acquire(td__party_entry(i)) & DEAD && names(td__party_at(i), at, size))
+            return true;
+    return false;
+}
+
+/* Repairs itself instead of waiting for whoever would: he may have died, or not have begun. */
+void td__parties_settle(const volatile void *at, size_t size)
+{
+    td__region *region = td__the_region;
+    td__latch *latch = (td__latch *)(void *)region->repair;
+    td__party *me = td__party_self();
+    for (bool settled = !me; !settled;) {
+        bool some = false;
+        uint32_t word = td__load_acquire(&region->deaths);
+        if (td__section_try(me, latch)) {
+            if (named_by_dead(region, (uintptr_t)at, size))
+                repair_all(region, me, &some);
+            settled = !named_by_dead(region, (uintptr_t)at, size);
+            td__section_leave(me, latch);
+        }
+        if (some)
+            poke_all(region);
+        /* Somebody is inside what the repair needs: for a moment, or dead, and soon heard of. */
+        if (!settled)
+            td__futex_wait(&region->deaths, word, td__deadline(td_ms(1)), true);
+    }
 }
 
 void td__parties_poke(pid_t pid)
@@ -465,6 +647,14 @@ bool td__parties_of(pid_t pid)
         if ((uint32_t)td__load_acquire(td__party_entry(i)) == (uint32_t)pid)
             return true;
     return false;
+}
+
+void td__parties_looked(void)
+{
+    td__region *region = td__the_region;
+    /* Release: what has been marked, to those who wait for it. */
+    td__fetch_add_acq_rel(&region->deaths, TD__DEATHS_ONE);
+    td__futex_wake(&region->deaths, INT_MAX, true);
 }
 
 size_t td__parties_strays(pid_t *pids, size_t capacity)

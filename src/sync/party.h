@@ -192,9 +192,37 @@ void td__step_register(int level, td__step_repair *repair);
 void td__parties_died(pid_t pid);
 bool td__parties_repair(void);
 
+/*
+ * The region's word `deaths`: a number that grows before and after each td__parties_died has marked its entries, and
+ * a bit: there may be marked ones. It is set before the first one is marked, and cleared by a repair that has found
+ * none, if the number is still as it was before it looked. So it is set while a repair may touch what the dead name.
+ */
+#define TD__DEATHS_PENDING 1u
+#define TD__DEATHS_ONE     2u
+
+/*
+ * Before memory is given to another use: no repair will look at it any more on behalf of those whose death has been
+ * told. Repairs, if there is something in it that a dead one's record names; else one load. Outside of sections.
+ */
+void td__parties_settle(const volatile void *at, size_t size);
+static inline void td__parties_release(const volatile void *at, size_t size)
+{
+    /* Acquire: with the repair that has cleared it, so that its reads and writes are over. */
+    if (td__unlikely(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING))
+        td__parties_settle(at, size);
+}
+
+/* Until the death of this process, which is dead, has been told to whoever repairs; a second at most. */
+void td__parties_await_death(pid_t pid);
+
+/* The calling thread, whose process is about to say that it has ended, shares nothing any more. */
+void td__party_end(void);
+
 /* Are there any of this process? Cheap. The processes of strays that are not known to be dead, each once. */
 bool td__parties_of(pid_t pid);
 size_t td__parties_strays(pid_t *pids, size_t capacity);
+/* By who has asked for them, and marked the dead ones: for those who wait for a free index. */
+void td__parties_looked(void);
 
 /*
  * What is to be done about an object that a dead thread held (also one that has ended in good order, which then is
@@ -219,6 +247,9 @@ void td__party_after_fork(bool by_spawner); /* whose children it watches itself;
  * last used under sees by it that those who waited there, or were inside a section, are the parent's.
  */
 extern uint32_t td__forks;
+
+/* Did the thread that forked this process hold this private object then? It is the only one of the child that can. */
+bool td__party_inherited(const volatile void *object);
 
 /*
  * What the forking thread held of private objects that are held by being counted, in the child: `me` is the child's

@@ -35,6 +35,7 @@ typedef struct td__region {
     _Atomic uint32_t party_top;          /* no party with this index or above has been used yet */
     _Atomic uint32_t serial;             /* the last number given to an attached thread */
     _Alignas(4) unsigned char repair[4]; /* the latch of who repairs */
+    _Atomic uint32_t deaths;             /* see TD__DEATHS_PENDING in party.h */
 
     /* The allocator's own, see memory/: all zero at first. */
     _Alignas(64) unsigned char allocator[2048];

@@ -19,6 +19,7 @@
  */
 #include <tandem/sync.h>
 #include "sync/wait.h"
+#include "sync/use.h"
 
 #define MARK 1u
 #define UNIT 2u
@@ -197,6 +198,8 @@ uint32_t td_semaphore_value(const td_semaphore *semaphore)
 static void check_unused(const char *call, const td_semaphore *semaphore)
 {
 #ifdef TD_DEBUG
+    if (semaphore)
+        td__use_settle(semaphore, sizeof *semaphore);
     if (semaphore && td__word_waiters(word_of(semaphore)))
         td__bug("%s: a thread waits for semaphore %p", call, (const void *)semaphore);
 #else
@@ -383,8 +386,16 @@ uint32_t td_owned_semaphore_value(const td_owned_semaphore *semaphore)
 void td_owned_semaphore_destroy(td_owned_semaphore *semaphore)
 {
 #ifdef TD_DEBUG
+    if (semaphore)
+        td__use_settle(semaphore, sizeof *semaphore);
     if (semaphore && td__wait_first(&units_of(semaphore)->waiters))
         td__bug("td_owned_semaphore_destroy: a thread waits for semaphore %p", (void *)semaphore);
+#if TD__CHECKS_USE
+    td__use use = td__use_of(semaphore, semaphore ? sizeof *semaphore : 0);
+    if (use.what)
+        td__bug("td_owned_semaphore_destroy: a thread of process %u %s semaphore %p", use.pid, use.what,
+                (void *)semaphore);
+#endif
 #else
     (void)semaphore;
 #endif

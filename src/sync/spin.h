@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How long to spin before sleeping. Waking an idle processor takes 35 to 50 us on virtual machines, a hand-off between
- * two that spin 0.1 us: so who waits spins about as long as a wake-up takes, and so is never worse than twice the best.
- * It gives its processor away every now and then, for who shall come may need it: a bare spin is ruinous as soon as
- * threads outnumber processors. With one processor it does nothing but that.
+ * How those who want a read-write lock spin before they line up: for about as long as it takes to wake an idle processor
+ * (see td__spin_looks, which everybody else uses), giving theirs away every now and then, for who has the lock may need it.
+ * Once in line, everything goes in order, from sleep to sleep: with more threads than processors that is a hundred times
+ * slower, so it is put off. With one processor it does nothing but give it away.
  */
 #ifndef TD_SYNC_SPIN_H
 #define TD_SYNC_SPIN_H

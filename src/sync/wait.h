@@ -78,10 +78,15 @@ int td__wait_until(td__party *me, bool (*is_over)(const void *object), const voi
                    int64_t deadline, const td_cancel *cancel);
 
 /*
- * Spins while the word has this value, which is such that only the end of the wait changes it, so that looking disturbs
- * nobody. false: it still has it, sleep. No longer than waking an idle processor takes, and less the less it has helped
- * this thread of late: where processors are short, or what is waited for is far off, it is given up but for an attempt
- * now and then. It never gives the processor away: a sleeper gets it back sooner.
+ * How often to look, with a pause each, before sleeping: no longer than waking an idle processor takes, and less the
+ * less it has helped this thread of late: where processors are short, or what is waited for is far off, it is given up
+ * but for an attempt now and then. Who spins never gives the processor away: a sleeper gets it back sooner.
+ */
+unsigned td__spin_looks(td__party *me);
+void td__spin_fared(td__party *me, unsigned looks, bool well);
+/*
+ * Spins so while the word has this value, which is such that only the end of the wait changes it, so that looking
+ * disturbs nobody. false: it still has it, sleep.
  */
 bool td__spin_by_luck(td__party *me, const _Atomic uint32_t *word, uint32_t value);
 

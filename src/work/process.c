@@ -104,6 +104,8 @@ static int write_request(start *start, td__slot *slot, uint32_t index)
 {
     td_worker *worker = start->worker;
     td__request *request = &slot->request;
+    if (start->cwd < 0 && (start->cwd = td__open_path(".")) < 0)
+        return td__start_failed(worker, "open the working directory", errno);
     request->target = td__module_address(&start->place, start->spawner->modules, start->spawner->module_count);
     if (!request->target && td__module_path(&start->place, start->path, sizeof start->path) < 0)
         return td__start_failed(worker, "find the file of its target", errno);
@@ -143,7 +145,8 @@ static int identify(start *start)
     return 0;
 }
 
-/* The request is with the worker. Lets it run if the spawner it comes from is the right one for this starter. */
+/* The request is with the worker, or on its way. Lets it run if the spawner it comes from is the right one for this
+ * starter. */
 static int confirm(start *start, uint32_t index)
 {
     td__spawner *spawner = start->spawner;
@@ -181,8 +184,17 @@ static void started(start *start, uint32_t index)
     }
 }
 
-/* Gives the work to a spare. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
-static int start_on_spare(start *start)
+/* Wakes a spare, which then waits for the request on its lane. It may be awake already. */
+static void call(td__slot *slot, uint32_t how)
+{
+    td__store_relaxed(&slot->starter_cpu, td__slot_cpu());
+    /* Release, for the line above; what the request says goes with its message. */
+    if (td__exchange_acq_rel(&slot->called, how) == TD__UNCALLED)
+        td__futex_wake(&slot->called, 1, true);
+}
+
+/* Gives the work to a spare in this state. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
+static int start_on_spare(start *start, unsigned state)
 {
     td__spawner *spawner = start->spawner;
     td__segment *segment = spawner->segment;
@@ -193,18 +205,25 @@ static int start_on_spare(start *start)
         uint32_t index = hint - 1;
         td__slot *slot = td__slot_at(segment, index);
         uint64_t word = td__load_acquire(&slot->word), spare = word;
-        if (TD__WORD_STATE(word) != TD__SPARE)
+        if (TD__WORD_STATE(word) != state || TD__WORD_OWNER(word) != TD__OWNER_SPAWNER)
             continue;
         uint32_t generation = TD__WORD_GENERATION(word);
         if (!td__cas_seq_cst(&slot->word, &spare, TD__WORD(generation, owner_for(spawner), TD__TAKEN)))
             continue;
         td__cas_acq_rel(&segment->spare_slots[lane], &hint, 0);
+        /* An idle processor takes longer to wake up than the request to write; on a busy one, where worker and starter
+         * take turns, it would wake up twice. What was so the last time is a good guess. */
+        if (td__load_relaxed(&spawner->apart))
+            call(slot, TD__CALLED);
         int code = write_request(start, slot, index);
         if (code == 0 && send_request(start, spawner->lanes[lane], index, generation) < 0)
             code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD
                                                          : td__start_failed(start->worker, "sendmsg", errno);
         if (code == 0) {
+            call(slot, TD__SENT);
             code = confirm(start, index);
+            uint32_t cpu = td__load_relaxed(&slot->worker_cpu);
+            td__store_relaxed(&spawner->apart, cpu != 0 && cpu != td__slot_cpu());
             if (code == 0)
                 started(start, index);
             return code;
@@ -248,6 +267,10 @@ static int start_by_spawner(start *start)
         td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
         return code;
     }
+    /* While the spawner forks. If this fails, the slot is no longer ours. */
+    code = confirm(start, index);
+    if (code != 0)
+        return code;
     /* Acquire, both: the pid, and if it failed, why. */
     while (td__load_acquire(&slot->pid) == 0 && td__load_acquire(&slot->done) == 0 && !td__load_seq_cst(&spawner->dead))
         td__futex_wait(&slot->pid, 0, 0, true);
@@ -263,10 +286,8 @@ static int start_by_spawner(start *start)
         td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
         return SPAWNER_DEAD;
     }
-    code = confirm(start, index);
-    if (code == 0)
-        started(start, index);
-    return code;
+    started(start, index);
+    return 0;
 }
 
 int td__process_start(td_worker *worker)
@@ -296,9 +317,6 @@ int td__process_start(td_worker *worker)
                         "cannot start worker '%s': its target is not a function of the program or its libraries",
                         worker->name);
     int code = 0;
-    start.cwd = td__open_path(".");
-    if (start.cwd < 0)
-        code = td__start_failed(worker, "open the working directory", errno);
     for (int attempt = 0; code == 0 && attempt < 4; attempt++) {
         /* The current one, as if it were the right one; if it was not, the right one, started if need be. */
         start.spawner = start.identified ? NULL : td__spawner_current();
@@ -307,7 +325,9 @@ int td__process_start(td_worker *worker)
             code = start.spawner ? 0 : td_last_error();
         }
         if (code == 0)
-            code = start_on_spare(&start);
+            code = start_on_spare(&start, TD__SPARE);
+        if (code == NO_SPARE) /* one that is about to be ready is sooner there than one that is still to be made */
+            code = start_on_spare(&start, TD__BOOTING);
         if (code == NO_SPARE)
             code = start_by_spawner(&start);
         if (code <= 0)
@@ -442,6 +462,10 @@ static bool collect(td_worker *worker)
         take_reply(worker);
     else
         take_death(worker);
+    /* Its holder, which has told us, knows nothing of parties: the main process's watcher sees to these. From here on
+     * the death is known, and what it held may be freed. */
+    if (is_forked(worker) && !(done & TD__PUBLISHED))
+        td__parties_await_death(td__forked_pid(worker->fork_record));
     td__store_release(&worker->phase, TD__COLLECTED);
     return true;
 }
@@ -479,10 +503,14 @@ int td__process_wait(td_worker *worker, int64_t deadline)
         td__lock_acquire(&worker->lock);
         bool ended = collect(worker);
         td__slot *slot = worker->slot;
-        if (ended)
+        bool linger = false;
+        if (ended) {
             release_slot(worker);
-        else
+        } else {
             worker->pins++;
+            linger = !worker->lingered; /* once: who has not ended soon after its start may take any time */
+            worker->lingered = 1;
+        }
         td__lock_release(&worker->lock);
         after(worker, ended);
         if (ended)
@@ -493,6 +521,8 @@ int td__process_wait(td_worker *worker, int64_t deadline)
             td__lock_release(&worker->lock);
             return td__fail(TD_ETIMEOUT, "worker '%s' has not ended within the time limit", worker->name);
         }
+        if (linger)
+            td__slot_linger(&slot->done, 0, &slot->worker_cpu, deadline);
         timed_out = td__futex_wait(&slot->done, 0, deadline, true) < 0 && errno == ETIMEDOUT;
         td__lock_acquire(&worker->lock);
         worker->pins--;

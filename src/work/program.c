@@ -5,12 +5,11 @@
  * After a fork by the user, the child starts afresh: it has no workers, no spawner and no watcher; its copies of their
  * descriptors are closed. td__the.epoch grows, so that handles of the parent are told from its own.
  */
-#include "queue/queue.h"
+#include "sync/forks.h"
 #include "sync/party.h"
 #include "work/spawner.h"
 #include "work/waiting.h"
 #include "work/worker.h"
-#include "queue/connection.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -169,39 +168,33 @@ static void gate_open(void)
 
 /* --- forks ----------------------------------------------------------------------------------------------------- */
 
-/* A spawner has one thread and nothing to lock; each page that it writes here would be made anew for each worker. */
-static void before_fork(void)
+static bool spawns(void)
 {
-    if (td__the.role != TD__ROLE_SPAWNER) {
-        td__watch_strays();
-        td__registry_lock();
-        td__lock_acquire(&main_lock);
-        td__connections_lock();
-        td__region_before_fork();
-    }
-    td__party_before_fork(); /* one thread at a time is here */
+    return td__the.role == TD__ROLE_SPAWNER;
 }
 
-static void after_fork_in_parent(void)
+static void before_fork(bool spawner)
 {
-    if (td__the.role == TD__ROLE_SPAWNER)
+    if (spawner)
         return;
-    td__region_after_fork();
-    td__connections_unlock();
+    td__watch_strays();
+    td__registry_lock();
+    td__lock_acquire(&main_lock);
+}
+
+static void after_fork_in_parent(bool spawner)
+{
+    if (spawner)
+        return;
     td__lock_release(&main_lock);
     td__registry_unlock();
 }
 
-static void after_fork_in_child(void)
+static void after_fork_in_child(bool spawner)
 {
     td__the.pid = td__getpid();
-    if (td__the.role != TD__ROLE_SPAWNER)
-        td__region_after_fork();
-    td__party_after_fork(td__the.role == TD__ROLE_SPAWNER);
-    td__queue_after_fork();
-    if (td__the.role == TD__ROLE_SPAWNER)
+    if (spawner)
         return; /* it becomes a worker, and says so itself */
-    td__connections_forked();
     td__lock_release(&main_lock);
     td__registry_forget();
     td__registry_unlock();
@@ -335,7 +328,8 @@ static void at_exit(void)
 static void make_ready(void)
 {
     td__the.pid = td__getpid();
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    static const td__forks_handlers handlers = { before_fork, after_fork_in_parent, after_fork_in_child, spawns };
+    td__forks_register(TD__FORKS_WORK, &handlers);
     pthread_key_create(&stand_in_key, forget_stand_in);
     atexit(at_exit);
 }

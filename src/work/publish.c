@@ -3,8 +3,10 @@
  * The end of a worker process, by whichever method it was started.
  *
  * Order: the program's own end (workers of this worker joined, stdio flushed), then the outcome, then _exit. So whoever
- * has joined finds all output written.
+ * has joined finds all output written. The thread's party ends before the outcome is told, so that he may also free
+ * what the target has left locked.
  */
+#include "sync/party.h"
 #include "work/worker.h"
 
 #include <errno.h>
@@ -43,6 +45,20 @@ static void put_result(td__slot *slot, const td_call *call, td__room *room, void
     reply->result_kind = (uint32_t)call->result_kind;
 }
 
+/* To end us takes the kernel longer than all that a joiner still has to do: if he was put on this processor, he shall
+ * go first. But not if no spare is warm: then what he may start next waits for our end, after which the spawner makes
+ * one. */
+static bool joiner_first(void)
+{
+    const td__segment *segment = td__the.segment;
+    if (!segment) /* the fork method */
+        return true;
+    for (uint32_t lane = 0; lane < TD__SPARES_MAX; lane++)
+        if (td__load_relaxed(&segment->spare_slots[lane]))
+            return true;
+    return false;
+}
+
 _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char *message, const td_call *call,
                            td__room *room, void *context)
 {
@@ -62,8 +78,10 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
     reply->state = (uint32_t)end.state;
     reply->code = end.code;
     td__copy_string(reply->message, sizeof reply->message, end.message);
+    td__party_end(); /* before others may think that it is over, and free what this thread held */
     /* Release: publishes the reply; acquired by the joiner in process.c. */
     td__fetch_or_acq_rel(&slot->done, TD__PUBLISHED);
-    td__futex_wake(&slot->done, INT_MAX, true);
+    if (td__futex_wake(&slot->done, INT_MAX, true) > 0 && joiner_first())
+        td__yield();
     td__exit_now(td__exitcode_of(end.code));
 }

@@ -46,6 +46,9 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             td__store_relaxed(&slot->has_children, 0);
             td__store_relaxed(&slot->received, 0);
             td__store_relaxed(&slot->go, TD__GO_UNKNOWN);
+            td__store_relaxed(&slot->called, TD__UNCALLED);
+            td__store_relaxed(&slot->starter_cpu, 0);
+            td__store_relaxed(&slot->worker_cpu, 0);
             /* Release: the cleared fields, for whoever sees the slot taken. */
             td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, state));
             return (int)index;
@@ -107,13 +110,35 @@ void td__slot_answer(td__slot *slot, uint32_t answer)
         td__futex_wake(&slot->go, 1, true);
 }
 
-uint32_t td__slot_await(td__slot *slot)
+/* By the clock, since what a pause takes differs tenfold between processors. */
+#define LINGER_NS    100000
+#define LINGER_LOOKS 16
+
+void td__slot_linger(const _Atomic uint32_t *word, uint32_t value, const _Atomic uint32_t *other_cpu, int64_t deadline)
 {
+    uint32_t other = td__load_relaxed(other_cpu);
+    if (other == 0 || other == td__slot_cpu())
+        return;
+    int64_t end = td__now() + LINGER_NS;
+    if (deadline && deadline < end)
+        end = deadline;
+    do
+        for (int i = 0; i < LINGER_LOOKS; i++) {
+            if (td__load_relaxed(word) != value)
+                return;
+            td__relax();
+        }
+    while (td__now() < end);
+}
+
+uint32_t td__slot_await(_Atomic uint32_t *go, const _Atomic uint32_t *starter_cpu)
+{
+    td__slot_linger(go, TD__GO_UNKNOWN, starter_cpu, 0);
     for (;;) {
         uint32_t answer = TD__GO_UNKNOWN;
-        if (!td__cas_acq_rel(&slot->go, &answer, TD__GO_AWAITED) && answer != TD__GO_AWAITED)
+        if (!td__cas_acq_rel(go, &answer, TD__GO_AWAITED) && answer != TD__GO_AWAITED)
             return answer;
-        td__futex_wait(&slot->go, TD__GO_AWAITED, 0, true);
+        td__futex_wait(go, TD__GO_AWAITED, 0, true);
     }
 }
 

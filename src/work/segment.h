@@ -11,6 +11,7 @@
  *
  * A slot's life, in its `word` (one atomic, changed by CAS, with a generation that grows with each use):
  *   FREE -> BOOTING by the spawner -> SPARE by the spare itself, waiting for work -> TAKEN by a starter
+ *           BOOTING -> TAKEN by a starter that finds none in SPARE: its request waits for the spare
  *   FREE -> TAKEN by a starter that found no spare
  *   TAKEN -> FREE by whoever is second of: the owner, done with the result (TD__RELEASED), and the spawner, having
  *            seen the process go (TD__GONE).
@@ -53,6 +54,9 @@ enum { TD__PUBLISHED = 1, TD__ENDED = 2, TD__NOT_STARTED = 4 };
 /* Of `go`. The starter sends its request first and then makes sure that the spawner is still the right one for it,
  * while the worker wakes up and prepares itself; the worker waits for the answer before it runs the target. */
 enum { TD__GO_UNKNOWN = 0, TD__GO_AWAITED = 1, TD__GO = 2, TD__GO_AWAY = 3 };
+/* Of `called`, by the starter. A spare is woken before its request is written, where that can save time: the request is
+ * on its lane when it is TD__SENT, and may be there before. */
+enum { TD__UNCALLED = 0, TD__CALLED = 1, TD__SENT = 2 };
 /* Bits of `ends`. */
 enum { TD__RELEASED = 1, TD__GONE = 2 };
 
@@ -100,6 +104,9 @@ typedef struct td__slot {
     _Atomic uint32_t has_children; /* set by the worker before it starts its first */
     _Atomic uint32_t received;     /* a spare has taken its work off its lane */
     _Atomic uint32_t go;           /* futex; TD__GO_...: the target waits for it */
+    _Atomic uint32_t called;       /* futex; a spare sleeps here while it is TD__UNCALLED */
+    /* The processors that the two were last seen on, plus 1; 0: none as yet. See td__slot_linger. */
+    _Atomic uint32_t starter_cpu, worker_cpu;
     /* by the spawner (or, when that is dead, the main process), before it sets TD__ENDED or TD__NOT_STARTED */
     uint32_t signaled;               /* ended by a signal */
     int32_t number;                  /* the signal or exit status; the errno of a start that failed */
@@ -132,7 +139,7 @@ typedef struct td__segment {
     td__circumstances circumstances;
     uint64_t environment_hash;
     /* at any time */
-    _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of a spare that waits there, or 0. A hint */
+    _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of its spare, if untaken, or 0. A hint */
     _Atomic uint64_t in_use[TD__SLOTS / 64];      /* a hint where slots are free */
     unsigned char faults[64];
     td__module modules[TD__MODULES_MAX];
@@ -166,9 +173,20 @@ static inline td__slot *td__slot_at(td__segment *segment, uint32_t index)
 /* Nice value, affinity and limits of the calling thread. */
 void td__circumstances_get(td__circumstances *circumstances);
 
-/* The starter's answer, TD__GO or TD__GO_AWAY; and the worker's wait for it. */
+/* The starter's answer, TD__GO or TD__GO_AWAY; and the worker's wait for it, on these two of its slot. */
 void td__slot_answer(td__slot *slot, uint32_t answer);
-uint32_t td__slot_await(td__slot *slot);
+uint32_t td__slot_await(_Atomic uint32_t *go, const _Atomic uint32_t *starter_cpu);
+
+/* The processor that the caller runs on, as slots have it. */
+static inline uint32_t td__slot_cpu(void)
+{
+    return (uint32_t)td__cpu() + 1;
+}
+
+/* Who has no more to do than to wait for the other side, which is about to come, stays awake for it, for a short time:
+ * as long as *word has this value, and not beyond the deadline, if there is one. Not if the other one was last seen on
+ * the same processor, or not at all: it would wait for us there. */
+void td__slot_linger(const _Atomic uint32_t *word, uint32_t value, const _Atomic uint32_t *other_cpu, int64_t deadline);
 
 /* A free slot, taken in the state given; -1 when all are in use. */
 int td__slot_take(td__segment *segment, unsigned owner, unsigned state);

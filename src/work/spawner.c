@@ -2,9 +2,9 @@
 /*
  * The spawner: this program started anew, small and with one thread, which forks workers.
  *
- * It keeps `spares` warm: workers already forked, each asleep on its lane (a socket whose other end the main process
- * has), so that a start is one message to a spare. A starter without lanes (a worker), or one that finds no spare,
- * sends its request to the spawner itself, which forks for it.
+ * It keeps `spares` warm: workers already forked, each asleep until it is called, and then reading from its lane (a
+ * socket whose other end the main process has), so that a start is one message to a spare. A starter without lanes (a
+ * worker), or one that finds no spare, sends its request to the spawner itself, which forks for it.
  *
  * It waits, without a time limit, for: a message, the end of a child, the end of the main process. It is the
  * parent of all workers: a pid in its table cannot be reused before it has reaped it, which it does only after the slot
@@ -114,6 +114,40 @@ static bool other_spares(uint32_t lane)
     return false;
 }
 
+/* Reads our request from the lane; `wait` false: if it is there. What else is there was meant for one who was here
+ * before us and died. */
+static bool take_request(int socket, uint32_t index, uint32_t generation, bool wait, td__message *message, int *fds,
+                         size_t *count)
+{
+    for (bool there = wait; wait || td__poll(&socket, &there, 1, 1) > 0;) {
+        *count = TD__MESSAGE_FDS;
+        ssize_t n = td__receive(socket, message, sizeof *message, fds, count, true);
+        if (n <= 0)
+            td__exit_now(n < 0); /* the main process has gone */
+        if (n == (ssize_t)sizeof *message && message->slot == index && message->generation == generation)
+            return true;
+        td__close_many(fds, *count, -1);
+    }
+    return false;
+}
+
+static void await_call(td__slot *slot)
+{
+    while (td__load_acquire(&slot->called) == TD__UNCALLED)
+        td__futex_wait(&slot->called, TD__UNCALLED, 0, true);
+    td__store_relaxed(&slot->worker_cpu, td__slot_cpu());
+    td__slot_linger(&slot->called, TD__CALLED, &slot->starter_cpu, 0);
+}
+
+/* Says that we are ready; false: nobody wants us any more. A starter may have taken us already, or have taken us and
+ * put us back, as ready. */
+static bool be_ready(td__slot *slot, uint32_t generation)
+{
+    uint64_t word = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
+    return td__cas_acq_rel(&slot->word, &word, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)) ||
+           TD__WORD_OWNER(word) != TD__OWNER_SPAWNER || TD__WORD_STATE(word) == TD__SPARE;
+}
+
 static _Noreturn void be_spare(uint32_t index, uint32_t lane)
 {
     int socket = spawner.lanes[lane];
@@ -122,31 +156,23 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
     td__slot *slot = td__slot_at(spawner.segment, index);
     uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
     td__task_rehearse(spawner.segment, spawner.file, index);
-    uint64_t booting = TD__WORD(generation, TD__OWNER_SPAWNER, TD__BOOTING);
-    /* Release: pid, for the starter that takes this spare. It fails if the spawner retires and wants us gone. */
-    if (!td__cas_acq_rel(&slot->word, &booting, TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE)))
+    if (!be_ready(slot, generation))
         td__exit_now(0);
-    td__store_release(&spawner.segment->spare_slots[lane], index + 1);
-    for (;;) {
-        td__message message;
-        int fds[TD__MESSAGE_FDS];
-        size_t count = TD__COUNT(fds);
-        ssize_t n = td__receive(socket, &message, sizeof message, fds, &count, true);
-        if (n <= 0)
-            td__exit_now(n < 0); /* the main process has gone */
-        if (n == (ssize_t)sizeof message && message.slot == index && message.generation == generation) {
-            td__close(socket);
-            td__store_release(&slot->received, 1);
-            if (!other_spares(lane)) {
-                /* The spawner sees us end, and makes another then; it must be told only if there is none till then. */
-                td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
-                td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
-            }
-            td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
-        }
-        /* Meant for one that was here before us and died. */
-        td__close_many(fds, count, -1);
+    td__message message;
+    int fds[TD__MESSAGE_FDS];
+    size_t count;
+    if (!take_request(socket, index, generation, false, &message, fds, &count)) {
+        await_call(slot);
+        take_request(socket, index, generation, true, &message, fds, &count);
     }
+    td__close(socket);
+    td__store_release(&slot->received, 1);
+    if (!other_spares(lane)) {
+        /* The spawner sees us end, and makes another then; it must be told only if there is none till then. */
+        td__message taken = { .what = TD__TAKEN_UP, .slot = index, .generation = generation };
+        td__send(spawner.peer, &taken, sizeof taken, NULL, 0);
+    }
+    td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
 }
 
 /* A lane is free when nobody reads it, or its reader has read what was meant for it. */
@@ -186,6 +212,9 @@ static bool make_spare(void)
     }
     remember(pid, (uint32_t)index);
     spawner.lane_slot[lane] = index;
+    td__store_release(&td__slot_at(spawner.segment, (uint32_t)index)->pid, (uint32_t)pid);
+    /* Release: the pid, for a starter, who may take it from now on. */
+    td__store_release(&spawner.segment->spare_slots[lane], (uint32_t)index + 1);
     return true;
 }
 

@@ -31,6 +31,7 @@ typedef struct td__spawner {
     size_t environment_size;
     bool environment_differs; /* it has changed its own meanwhile, in a constructor or in .prepare */
     _Atomic uint32_t dead;    /* set by the watcher */
+    _Atomic uint32_t apart;   /* the last starter and its worker ran on different processors */
     bool inherited;           /* in a worker: the one it came from */
 } td__spawner;
 

@@ -101,7 +101,7 @@ static bool is_same(const void *one, const void *other, size_t size)
 static void take_circumstances(task *task)
 {
     const td__circumstances *now = &task->segment->circumstances, *wanted = &task->slot->circumstances;
-    if (td__slot_await(task->slot) != TD__GO)
+    if (td__slot_await(&task->slot->go, &task->slot->starter_cpu) != TD__GO)
         td__exit_now(0);
     if (wanted->umask != now->umask)
         td__umask_set(wanted->umask);
@@ -195,9 +195,10 @@ static int nothing(td_call *call)
 void td__task_prepare(void)
 {
     int code;
-    _Atomic uint32_t cancel = 0;
+    _Atomic uint32_t cancel = 0, elsewhere = UINT32_MAX;
     td__call_prepare(&the_call, NULL, 0, TD_KIND_NONE, "", &cancel);
     td__call_run(&the_call, nothing, &code);
+    td__slot_linger(&cancel, 1, &elsewhere, 0); /* returns at once */
     td__program_guard_exit(); /* nothing can be registered after it and before a target: .prepare has run */
 }
 
@@ -213,7 +214,8 @@ static void take_place(td__segment *segment, int file, uint32_t index)
 }
 
 /* A page that is touched for the first time in this process costs a microsecond or two: a spare pays them before it has
- * work. So this writes what td__task_run will write, and calls what it will call where that does no harm. */
+ * work. So this writes what td__task_run will write, and calls what it will call where that does no harm. It writes
+ * nothing in the slot, which a starter may have taken already. */
 void td__task_rehearse(td__segment *segment, int file, uint32_t index)
 {
     int code;
@@ -224,10 +226,8 @@ void td__task_rehearse(td__segment *segment, int file, uint32_t index)
     td__connections_lock();
     td__connections_forked(); /* those that .prepare has made are in other workers too */
     td__program_end_worker(); /* there is nothing to end: it looks at the registry and flushes what is empty */
-    /* Nobody but us writes here as long as no starter has seen this spare. */
-    td__store_relaxed(&the_task.slot->go, TD__GO_AWAY);
-    td__slot_await(the_task.slot);
-    td__store_relaxed(&the_task.slot->go, TD__GO_UNKNOWN);
+    _Atomic uint32_t go = TD__GO_AWAY, elsewhere = UINT32_MAX;
+    td__slot_await(&go, &elsewhere); /* returns at once */
 }
 
 _Noreturn void td__task_run(td__segment *segment, int file, uint32_t index, const td__message *message, const int *fds,

@@ -90,6 +90,7 @@ static void take_up_strays(void)
             td__parties_died(strays[i]);
     }
     td__lock_release(&lock);
+    td__parties_looked();
 }
 
 /* Under lock: nobody waits for them. */
@@ -144,6 +145,8 @@ static void *run(void *unused)
     bool repairing = false; /* after a death; a latch that it needs may be taken for a moment */
     (void)unused;
     td__thread_name("tandem-watcher");
+    if (is_program() && td__shared_size)
+        td__party_self(); /* now: when all are taken it is the one that repairs */
     for (;;) {
         td__lock_acquire(&lock);
         size_t count = item_count;
@@ -166,16 +169,18 @@ static void *run(void *unused)
         }
         if (ready[count])
             td__event_fd_clear(wake);
-        if (ready[count + 1]) {
-            take_up_strays();
-            repairing = true;
-        }
+        bool arrived = ready[count + 1];
         for (size_t i = 0; i < count; i++) {
             if (!ready[i])
                 continue;
             if (!take_out(&watched[i]))
                 continue; /* dropped meanwhile */
             item_ended(watched[i]);
+            repairing = true;
+            arrived |= arrivals >= 0 && !last; /* one may have been killed before it could announce itself */
+        }
+        if (arrived) {
+            take_up_strays();
             repairing = true;
         }
         if (repairing)

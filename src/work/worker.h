@@ -89,7 +89,9 @@ struct td_worker {
                 struct td__fork_record *fork_record; /* TD_FORK: owned until collected */
             };
             td__slot *slot;
-            uint32_t slot_index, pins; /* threads inside a wait on the slot */
+            uint32_t slot_index;
+            uint32_t pins : 31;    /* threads inside a wait on the slot */
+            uint32_t lingered : 1; /* somebody has waited awake for its end */
         };
     };
 

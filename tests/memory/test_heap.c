@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include "memory/heap.h"
 
 static uint64_t next_random(uint64_t *state)
@@ -74,6 +75,70 @@ TEST_LIMIT(all_sizes, 100)
     CHECK_OK(td_shared_check());
     CHECK_INT(counts().blocks, before.blocks);
     CHECK_INT(counts().in_use, before.in_use);
+}
+
+/* --- control groups ------------------------------------------------------------------------------------------ */
+
+static void group_file(const char *group, const char *file, const char *text)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s/%s", harness_dir, group, file);
+    REQUIRE(write_file(path, text));
+}
+
+static void group_made(const char *group)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", harness_dir, group);
+    REQUIRE(mkdir(path, 0755) == 0);
+}
+
+static void group_of_v1(const char *group, const char *limit, const char *used, const char *stat)
+{
+    group_made(group);
+    group_file(group, "memory.limit_in_bytes", limit);
+    group_file(group, "memory.usage_in_bytes", used);
+    group_file(group, "memory.stat", stat);
+}
+
+static void group_of_v2(const char *group, const char *limit, const char *used, const char *stat)
+{
+    group_made(group);
+    group_file(group, "memory.max", limit);
+    group_file(group, "memory.current", used);
+    group_file(group, "memory.stat", stat);
+}
+
+/* Catches: limits of one version, of groups above, or of a container's own group, that are not read. */
+TEST(memory_left_in_groups)
+{
+    group_of_v1("memory", "9223372036854771712\n", "5000\n", "cache 1\ntotal_inactive_file 0\n");
+    group_of_v1("memory/a", "8000\n", "3000\n", "inactive_file 1\ntotal_inactive_file 500\n");
+    group_of_v1("memory/a/b", "9000\n", "1000\n", "cache 1\ntotal_inactive_file 100\n");
+    group_of_v1("memory/a/full", "100\n", "200\n", "cache 1\n");
+    group_of_v2("c", "7000\n", "2000\n", "anon 1\ninactive_file 1000\n");
+    group_of_v2("c/d", "max\n", "2000\n", "anon 1\n");
+    static const struct {
+        const char *membership;
+        uint64_t left;
+    } rows[] = {
+        { "4:memory:/a/b\n", 5500 },
+        { "9:name=memory:/a/full\n4:cpu,memory:/a/b\n3:cpu:/a/full\n0::/\n", 5500 },
+        { "4:memory,cpu:/a/full", 0 },
+        { "4:memory:/a\n0::/c\n", 5500 },
+        { "4:memory:/\n0::/c/d\n", 6000 },
+        { "0::/c", 6000 },
+        { "0::/\n", UINT64_MAX },
+        { "5:cpu:/a\n", UINT64_MAX },
+        { "", UINT64_MAX },
+        { "nonsense\n:\n::\n4:memory", UINT64_MAX },
+        { "4:memory:/host/path/of/a/container\n", 9223372036854771712u - 5000 },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        CHECK(td__memory_left_in_groups(rows[i].membership, harness_dir) == rows[i].left ||
+              (harness_note("row %zu: %llu", i,
+                            (unsigned long long)td__memory_left_in_groups(rows[i].membership, harness_dir)),
+               false));
 }
 
 /* A GiB is had, and its memory goes back at once. */

@@ -5,9 +5,11 @@
  *   - positions are claimed in order, by puts and, but for what comes back, by gets;
  *   - an item whose put has returned is delivered once, in the end; no item twice, none that was not written;
  *   - nobody waits for the dead: when nothing moves any more, everything has been delivered.
+ * The two cells of a lap may be claimed as a run.
  *
  * Negative controls: with NO_SKIP the place of a dead producer stays as it is; with NO_RANGE an item comes back without a
- * note of where; with NO_BUMP without telling that something has. Each must be found.
+ * note of where; with NO_BUMP without telling that something has; with FIRST_FIRST the first cell of a producer's run is
+ * published first; with NO_BACK what comes back looks like what was never claimed. Each must be found.
  *
  * Steps here are sequentially consistent. The claims are so in the code; the stores that end a claim are releases, which
  * is what their readers need; sleeping, which needs more, is the matter of latch.pml.
@@ -32,20 +34,26 @@
 #define WRITING 1
 #define FULL    2
 #define READING 3
+#ifdef NO_BACK
+#define BACK    FULL
+#else
+#define BACK    4
+#endif
 #define NOBODY  255
 
 #define NONE 0
 #define PUT  1
 #define GET  2
 #define GONE 3
+#define GOT  4
 
 typedef cell_t {
-    byte lap, phase, owner, data
+    byte lap, phase, owner, span, data
 };
 cell_t cell[CAP];
 byte tail, head;                       /* hints */
 byte returned, looked, low, high;
-byte kind[PARTIES], argument[PARTIES]; /* the records */
+byte kind[PARTIES], argument[PARTIES], number[PARTIES]; /* the records */
 bool dead[PARTIES], finished[PARTIES];
 byte deaths;
 bool put_done[ITEMS];
@@ -62,26 +70,33 @@ bool taken[ITEMS + 1];
 #define C      cell[pos % CAP]
 #define LAP    (pos / CAP)
 #define OWN(w) (C.lap == LAP && C.owner == me && C.phase == w)
+#define SECOND cell[1] /* of a run */
+#define EMPTIED(c) d_step { c.lap = c.lap + 1; c.phase = EMPTY; c.owner = NOBODY; c.span = 1 }
 
 proctype producer(byte me)
 {
-    byte pos, n, seen_lap, seen_phase;
+    byte pos, n, span, seen_lap, seen_phase, seen_span;
     n = 0;
     do
     :: n < EACH ->
         kind[me] = PUT;
 look:   pos = tail;
 walk:   DIE;
-        atomic { seen_lap = C.lap; seen_phase = C.phase };
+        atomic { seen_lap = C.lap; seen_phase = C.phase; seen_span = C.span };
         if
         :: seen_lap == LAP && seen_phase == EMPTY ->
+            atomic {
+                if
+                :: pos % CAP == 0 && n + 1 < EACH && SECOND.lap == LAP && SECOND.phase == EMPTY -> span = 2
+                :: else -> span = 1
+                fi };
             argument[me] = pos;
             DIE;
             if
             :: atomic { C.lap == LAP && C.phase == EMPTY ->
                    assert(pos == puts_claimed);
-                   puts_claimed++;
-                   C.phase = WRITING; C.owner = me }
+                   puts_claimed = puts_claimed + span;
+                   C.phase = WRITING; C.owner = me; C.span = span }
             :: atomic { else -> skip }; goto walk
             fi
         :: seen_lap < LAP -> /* full */
@@ -91,23 +106,45 @@ end_full:   C.lap >= LAP; /* sleeps */
             /* behind by laps, or claimed by another */
             d_step { if
                      :: seen_phase == EMPTY -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
-                     :: else -> pos = pos + (seen_lap - LAP) * CAP + 1
+                     :: else -> pos = pos + (seen_lap - LAP) * CAP + seen_span
                      fi };
             goto walk
         fi;
         DIE;
         if
-        :: tail < pos + 1 -> DIE; tail = pos + 1
+        :: tail < pos + span -> DIE; tail = pos + span
         :: else
         fi;
         DIE;
         C.data = me * EACH + n;
+        if
+        :: span == 2 -> SECOND.data = me * EACH + n + 1
+        :: else
+        fi;
         DIE;
-        C.phase = FULL; /* and no owner */
+#ifdef FIRST_FIRST
+        atomic { C.phase = FULL; C.span = 1 };
+        DIE;
+        if
+        :: span == 2 -> SECOND.phase = FULL
+        :: else
+        fi;
+#else
+        if
+        :: span == 2 -> SECOND.phase = FULL; DIE
+        :: else
+        fi;
+        atomic { C.phase = FULL; C.span = 1 }; /* and no owner */
+#endif
         DIE;
         kind[me] = NONE;
-        put_done[me * EACH + n] = true;
-        n++
+        atomic {
+            put_done[me * EACH + n] = true;
+            n++;
+            if
+            :: span == 2 -> put_done[me * EACH + n] = true; n++
+            :: else
+            fi }
     :: else -> break
     od;
     finished[me] = true;
@@ -116,7 +153,7 @@ end: skip
 
 proctype consumer(byte me)
 {
-    byte pos, seen_lap, seen_phase, l, r, hi, hand;
+    byte pos, span, seen_lap, seen_phase, seen_span, l, r, hi, hand, hand2;
 end_wait:
     do
     :: true ->
@@ -131,12 +168,13 @@ look:   DIE;
             do
             :: l != r && pos < hi ->
                 if
-                :: C.lap == LAP && C.phase == FULL ->
-                    argument[me] = pos;
+                :: C.lap == LAP && C.phase == BACK ->
+                    span = 1;
+                    atomic { argument[me] = pos; number[me] = 1 };
                     DIE;
                     if
-                    :: atomic { C.lap == LAP && C.phase == FULL ->
-                           C.phase = READING; C.owner = me;
+                    :: atomic { C.lap == LAP && C.phase == BACK ->
+                           C.phase = READING; C.owner = me; C.span = 1;
                            assert(pos == 0 || taken[pos - 1]);
                            taken[pos] = true }; goto have
                     :: atomic { else -> skip }
@@ -154,16 +192,25 @@ look:   DIE;
         fi;
         pos = head;
 walk:   DIE;
-        atomic { seen_lap = C.lap; seen_phase = C.phase };
+        atomic { seen_lap = C.lap; seen_phase = C.phase; seen_span = C.span };
         if
         :: seen_lap == LAP && seen_phase == FULL ->
-            argument[me] = pos;
+            atomic {
+                if
+                :: pos % CAP == 0 && SECOND.lap == LAP && SECOND.phase == FULL -> span = 2
+                :: else -> span = 1
+                fi };
+            atomic { argument[me] = pos; number[me] = span };
             DIE;
             if
             :: atomic { C.lap == LAP && C.phase == FULL ->
-                   C.phase = READING; C.owner = me;
+                   C.phase = READING; C.owner = me; C.span = span;
                    assert(pos == 0 || taken[pos - 1]);
-                   taken[pos] = true }
+                   taken[pos] = true;
+                   if
+                   :: span == 2 -> taken[pos + 1] = true
+                   :: else
+                   fi }
             :: atomic { else -> skip }; goto walk
             fi
         :: seen_lap < LAP || (seen_lap == LAP && seen_phase < FULL) -> /* empty, or being written */
@@ -173,22 +220,36 @@ end_empty:  if
             goto look
         :: else ->
             d_step { if
-                     :: seen_phase != READING -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
-                     :: else -> pos = pos + (seen_lap - LAP) * CAP + 1
+                     :: seen_phase < READING -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
+                     :: else -> pos = pos + (seen_lap - LAP) * CAP + seen_span
                      fi };
             goto walk
         fi;
         DIE;
         if
-        :: head < pos + 1 -> DIE; head = pos + 1
+        :: head < pos + span -> DIE; head = pos + span
         :: else
         fi;
 have:   DIE;
         hand = C.data;
-        DIE;
-        atomic { C.lap = C.lap + 1; C.phase = EMPTY; C.owner = NOBODY; /* takes effect */
-                 delivered[hand]++;
-                 assert(delivered[hand] == 1) };
+        if
+        :: span == 2 ->
+            hand2 = SECOND.data;
+            DIE;
+            atomic { kind[me] = GOT; /* takes effect */
+                     delivered[hand]++;
+                     delivered[hand2]++;
+                     assert(delivered[hand] == 1 && delivered[hand2] == 1) };
+            DIE;
+            atomic { EMPTIED(SECOND) };
+            DIE;
+            atomic { EMPTIED(C) }
+        :: else ->
+            DIE;
+            atomic { EMPTIED(C); /* takes effect */
+                     delivered[hand]++;
+                     assert(delivered[hand] == 1) }
+        fi;
         DIE;
         kind[me] = NONE
     od;
@@ -198,7 +259,7 @@ end: skip
 /* The watcher. It may be killed, too, between any two steps, and another one begins again. */
 proctype repair()
 {
-    byte me, pos;
+    byte me, pos, span;
     bool killed;
 end_watch:
     do
@@ -213,13 +274,27 @@ end_watch:
     od;
 work:
     pos = argument[me];
+    span = C.span; /* believed only if it is his */
     if
-    :: kind[me] == PUT ->
+    :: kind[me] == PUT || kind[me] == GOT ->
 #ifndef NO_SKIP
-        d_step { if
-                 :: OWN(WRITING) -> C.lap = C.lap + 1; C.phase = EMPTY; C.owner = NOBODY; taken[pos] = true
-                 :: else
-                 fi }
+        if
+        :: OWN(WRITING) || OWN(READING) ->
+            if
+            :: span == 2 ->
+                atomic { if
+                         :: SECOND.lap == LAP -> EMPTIED(SECOND); taken[pos + 1] = true
+                         :: else
+                         fi };
+                if
+                :: !killed -> killed = true; goto end_watch
+                :: skip
+                fi
+            :: else
+            fi;
+            atomic { EMPTIED(C); taken[pos] = true }
+        :: else
+        fi
 #else
         skip
 #endif
@@ -232,18 +307,30 @@ work:
             :: else
             fi;
             if
-            :: pos + 1 > high -> high = pos + 1
+            :: pos + number[me] > high -> high = pos + number[me]
             :: else
             fi
-        :: else -> low = pos; high = pos + 1
+        :: else -> low = pos; high = pos + number[me]
         fi;
 #endif
         if
         :: !killed -> killed = true; goto end_watch
         :: skip
         fi;
+        if
+        :: OWN(READING) && span == 2 ->
+            atomic { if
+                     :: SECOND.lap == LAP && SECOND.phase == FULL -> SECOND.phase = BACK
+                     :: else
+                     fi };
+            if
+            :: !killed -> killed = true; goto end_watch
+            :: skip
+            fi
+        :: else
+        fi;
         atomic { if
-                 :: OWN(READING) -> C.phase = FULL; C.owner = NOBODY
+                 :: OWN(READING) -> C.phase = BACK; C.owner = NOBODY; C.span = 1
                  :: else
                  fi };
         if
@@ -264,7 +351,7 @@ init {
     atomic {
         i = 0;
         do
-        :: i < CAP -> cell[i].owner = NOBODY; i++
+        :: i < CAP -> cell[i].owner = NOBODY; cell[i].span = 1; i++
         :: else -> break
         od;
         i = 0;

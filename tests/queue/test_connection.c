@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <tandem/connection.h>
+#include <tandem/shared.h>
 
 enum {
     KIB = 1024,
@@ -285,6 +286,77 @@ TEST(values)
     CHECK_OK(td_recv(r, &text, NULL));
     CHECK_STR(text, "text");
     free(text);
+    td_connection_free(r);
+    td_connection_free(w);
+}
+
+static int sends_blocks_back(td_call *call)
+{
+    td_connection *c = td_call_connection(call, 0);
+    for (int i = 0; i < 100; i++) {
+        int *numbers = NULL;
+        if (!CHECK_OK(td_recv_shared(c, (void **)&numbers)))
+            return 1;
+        CHECK_INT(numbers[99], i);
+        int *more = td_shared_calloc(1000, sizeof *more);
+        more[999] = numbers[99] + 1;
+        td_shared_free(numbers);
+        CHECK_OK(td_send_value(c, TD_SHARED(more)));
+    }
+    return 0;
+}
+
+/* Catches: blocks that are not handed over, or that are copied, or freed with the frame. */
+TEST_MODES(blocks_of_the_shared_heap)
+{
+    td_connection *a, *b;
+    td_shared_counts before, after;
+    REQUIRE_OK(td_pipe_duplex(&a, &b));
+    REQUIRE_OK(td_shared_stats(&before));
+    td_worker *worker = started(NEW(.target = sends_blocks_back, .connections = TD_CONNECTIONS(b)));
+    td_connection_free(b);
+    for (int i = 0; i < 100; i++) {
+        int *numbers = td_shared_calloc(100, sizeof *numbers), *more = NULL;
+        numbers[99] = i;
+        REQUIRE_OK(td_send_value(a, TD_SHARED(numbers)));
+        REQUIRE_OK(td_recv_shared_for(a, (void **)&more, td_s(20)));
+        CHECK_INT(more[999], i + 1);
+        td_shared_free(more);
+    }
+    ended(worker);
+    REQUIRE_OK(td_shared_stats(&after));
+    CHECK_INT(after.blocks, before.blocks);
+    td_connection_free(a);
+}
+
+/* Catches: a pointer that leads elsewhere; bytes taken for a pointer, and the frame lost with the mistake. */
+TEST(shared_values_are_checked)
+{
+    td_connection *r, *w;
+    REQUIRE_OK(td_pipe(&r, &w));
+    int local = 1;
+    void *block = td_shared_alloc(10), *got = NULL;
+    CHECK_ERROR(td_send_value(w, TD_SHARED(&local)), TD_EINVAL);
+    CHECK_ERROR(td_send_value(w, TD_SHARED(NULL)), TD_EINVAL);
+    td_value half = TD_SHARED(block);
+    half.size = 4;
+    CHECK_ERROR(td_send_value(w, half), TD_EINVAL);
+    half.data = NULL;
+    CHECK_ERROR(td_send_value(w, half), TD_EINVAL);
+    CHECK_ERROR(td_send_parts(w, (td_value[]){ TD_VAL(local), TD_SHARED(block) }, 2), TD_EINVAL);
+    REQUIRE_OK(td_send_value(w, TD_SHARED(block)));
+    uint64_t number;
+    CHECK_ERROR(td_recv_value(r, uint64_t, &number), TD_ETYPE);
+    CHECK_ERROR(td_recv_fd(r), TD_ETYPE);
+    CHECK_ERROR(td_recv_shared(r, NULL), TD_EINVAL);
+    CHECK_OK(td_recv_shared(r, &got));
+    CHECK(got == block);
+    number = (uintptr_t)block;
+    REQUIRE_OK(td_send(w, &number, sizeof number));
+    CHECK_ERROR(td_recv_shared(r, &got), TD_ETYPE);
+    CHECK_OK(td_recv_value(r, uint64_t, &number));
+    CHECK_ERROR(td_recv_shared_for(r, &got, td_ms(0)), TD_ETIMEOUT);
+    td_shared_free(block);
     td_connection_free(r);
     td_connection_free(w);
 }

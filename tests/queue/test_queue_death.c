@@ -34,6 +34,8 @@ typedef struct scene {
     int (*act)(stage *);
     int puts, gets; /* of the victim */
     bool all_or_none;
+    bool known; /* the victim has a record when it begins, and so goes the quick way */
+    int turned; /* so many items have gone through before: the ring's end is among what the victim does */
 } scene;
 
 /* With memory of all kinds: rings, and blocks of items. */
@@ -123,6 +125,12 @@ enum {
     GET_JOINABLE,
     PUT_MANY,
     GET_MANY,
+    PUT_QUICK,
+    GET_QUICK,
+    PUT_MANY_OVER_END,
+    GET_MANY_OVER_END,
+    PUT_MANY_JOINABLE,
+    PUT_MANY_GROWING,
     PUT_BYTES,
     GET_BYTES,
     PUT_GROWING,
@@ -145,8 +153,14 @@ static const scene scenes[] = {
     [GET] = { { ITEMS, .capacity = 5 }, 3, act_get, .gets = 1 },
     [PUT_JOINABLE] = { { ITEMS, .capacity = 5, .joinable = true }, 1, act_put, .puts = 1 },
     [GET_JOINABLE] = { { ITEMS, .capacity = 5, .joinable = true }, 3, act_get, .gets = 1 },
-    [PUT_MANY] = { { ITEMS, .capacity = 5 }, 1, act_put_many, .puts = 3 },
+    [PUT_MANY] = { { ITEMS, .capacity = 5 }, 1, act_put_many, .puts = 3, .all_or_none = true },
     [GET_MANY] = { { ITEMS, .capacity = 5 }, 4, act_get_many, .gets = 3, .all_or_none = true },
+    [PUT_QUICK] = { { ITEMS, .capacity = 5, .joinable = true }, 1, act_put, .puts = 1, .known = true },
+    [GET_QUICK] = { { ITEMS, .capacity = 5, .joinable = true }, 3, act_get, .gets = 1, .known = true },
+    [PUT_MANY_OVER_END] = { { ITEMS, .capacity = 5 }, 1, act_put_many, .puts = 3, .turned = 3 },
+    [GET_MANY_OVER_END] = { { ITEMS, .capacity = 5 }, 4, act_get_many, .gets = 3, .all_or_none = true, .turned = 3 },
+    [PUT_MANY_JOINABLE] = { { ITEMS, .capacity = 5, .joinable = true }, 1, act_put_many, .puts = 3, .all_or_none = true },
+    [PUT_MANY_GROWING] = { { ITEMS, .joinable = true }, 62, act_put_many, .puts = 3 },
     [PUT_BYTES] = { { BYTES, .capacity = 5 }, 1, act_put, .puts = 1 },
     [GET_BYTES] = { { BYTES, .capacity = 5 }, 3, act_get_bytes, .gets = 1 },
     [PUT_GROWING] = { { ITEMS, .joinable = true }, 64, act_put, .puts = 1 },
@@ -170,6 +184,8 @@ static int victim(td_call *call)
     stage *s = td_arg(call, stage_at).at;
     if (s->kill_watcher)
         kill(getppid(), SIGKILL);
+    if (scenes[s->scene].known && !td__party_self())
+        return -1;
     td__kill_at_step(s->step);
     int r = scenes[s->scene].act(s);
     td__kill_at_step(0);
@@ -267,6 +283,10 @@ static stage *set_stage(uint32_t number, long step)
     s->step = step;
     s->queue = td_queue_create(&scenes[number].options);
     REQUIRE(s->queue != NULL);
+    for (int i = 0; i < scenes[number].turned; i++) {
+        REQUIRE_OK(put_item(s->queue, item_make(AFTER, (uint32_t)i)));
+        REQUIRE_OK(td_queue_try_get(s->queue, &(item){ 0 }));
+    }
     for (int i = 0; i < scenes[number].before; i++)
         REQUIRE_OK(put_item(s->queue, item_make(BEFORE, (uint32_t)i)));
     return s;
@@ -317,7 +337,7 @@ static int effect_of(const stage *s, const account *a, bool died)
         CHECK(hand->producer == BEFORE && hand->number < NUMBERS && a->times[BEFORE][hand->number] == 0);
     }
     CHECK(put <= now->puts && got <= now->gets);
-    CHECK(!now->all_or_none || got == 0 || got == now->gets);
+    CHECK(!now->all_or_none || ((got == 0 || got == now->gets) && (put == 0 || put == now->puts)));
     if (!died)
         CHECK(put == now->puts && got == now->gets);
     return put + got;
@@ -381,6 +401,12 @@ AT_EVERY_STEP(put_joinable, PUT_JOINABLE)
 AT_EVERY_STEP(get_joinable, GET_JOINABLE)
 AT_EVERY_STEP(put_many, PUT_MANY)
 AT_EVERY_STEP(get_many, GET_MANY)
+AT_EVERY_STEP(put_quick, PUT_QUICK)
+AT_EVERY_STEP(get_quick, GET_QUICK)
+AT_EVERY_STEP(put_many_over_end, PUT_MANY_OVER_END)
+AT_EVERY_STEP(get_many_over_end, GET_MANY_OVER_END)
+AT_EVERY_STEP(put_many_joinable, PUT_MANY_JOINABLE)
+AT_EVERY_STEP(put_many_growing, PUT_MANY_GROWING)
 AT_EVERY_STEP(put_bytes, PUT_BYTES)
 AT_EVERY_STEP(get_bytes, GET_BYTES)
 AT_EVERY_STEP(put_growing, PUT_GROWING)
@@ -590,7 +616,7 @@ TEST_METHODS_LIMIT(killed_after_shutdown, 120)
 /* The spawner, which would repair, is killed a moment before the victim: the main process does it. */
 TEST_LIMIT(killed_with_the_watcher, 150)
 {
-    static const uint32_t some[] = { PUT, GET, GET_MANY, PUT_GROWING, PUT_LIFO, GET_SORTED };
+    static const uint32_t some[] = { PUT_QUICK, GET_QUICK, PUT_MANY, GET_MANY, PUT_GROWING, PUT_LIFO, GET_SORTED };
     for (size_t i = 0; i < TD__COUNT(some); i++)
         for (long step = 1; step < 60 && !harness_failed(); step += 3) {
             int effect = 0;
@@ -611,7 +637,7 @@ typedef struct ledger {
     td_queue *queue;
     bool batches;
     _Atomic uint32_t stop;
-    _Atomic uint32_t putting[WORKERS];     /* the number of the item, one more */
+    _Atomic uint32_t putting[WORKERS];     /* the number of the last item, one more */
     _Atomic uint32_t fate[WORKERS][LIMIT]; /* how often it was delivered, and more: */
     struct {
         _Atomic uint32_t counted; /* items of the hand, from the first on */
@@ -628,12 +654,17 @@ static int produce(td_call *call)
 {
     job j = td_arg(call, job);
     ledger *l = j.ledger;
-    for (uint32_t n = td__load_relaxed(&l->putting[j.index]); n < LIMIT && !td__load_relaxed(&l->stop); n++) {
-        item i = item_make(j.index, n);
-        td__store_release(&l->putting[j.index], n + 1);
-        if (td_queue_put(l->queue, &i) < 0)
+    uint32_t n = td__load_relaxed(&l->putting[j.index]), count;
+    for (; n < LIMIT - 8 && !td__load_relaxed(&l->stop); n += count) {
+        item some[8];
+        count = l->batches ? 1 + n % 8 : 1;
+        for (uint32_t i = 0; i < count; i++)
+            some[i] = item_make(j.index, n + i);
+        td__store_release(&l->putting[j.index], n + count);
+        if (count > 1 ? td_queue_put_many(l->queue, some, count) != count : td_queue_put(l->queue, some) < 0)
             return 1;
-        td__fetch_add_relaxed(&l->fate[j.index][n], PUT_RETURNED);
+        for (uint32_t i = 0; i < count; i++)
+            td__fetch_add_relaxed(&l->fate[j.index][n + i], PUT_RETURNED);
     }
     return 0;
 }

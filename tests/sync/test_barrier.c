@@ -549,6 +549,40 @@ static void *waits_in_parent(void *argument)
     return NULL;
 }
 
+static int forks(void *argument)
+{
+    pid_t *child = argument;
+    int status = -1;
+    *child = fork();
+    if (*child == 0)
+        return 0;
+    REQUIRE(waitpid(*child, &status, 0) == *child);
+    CHECK_INT(status, 0);
+    /* Its record says that it is in here, whatever the child has done meanwhile. */
+    CHECK(td__party_self()->acting != NULL);
+    return 0;
+}
+
+/* An action that forks. Catches: a child that goes on in its parent's record. */
+TEST(an_action_that_forks)
+{
+    static td_barrier private;
+    td_barrier *shared = td_shared_calloc(1, sizeof *shared), *both[] = { &private, shared };
+    for (int i = 0; i < 2; i++) {
+        pid_t child = -1;
+        REQUIRE_OK(td_barrier_init(both[i], 1));
+        CHECK_INT(td_barrier_wait_action(both[i], forks, &child), 0);
+        if (child == 0) {
+            if (both[i] == &private)
+                CHECK_INT(td_barrier_wait_for(&private, td_s(5)), 0);
+            _exit(harness_failed() ? 1 : 0);
+        }
+        CHECK_INT(td_barrier_wait_for(both[i], td_s(5)), 0);
+        CHECK(td__party_self()->acting == NULL);
+    }
+    td_shared_free(shared);
+}
+
 /* In a forked child the parent's parties are not there. */
 TEST(a_fork_leaves_the_parties_behind)
 {

@@ -3,6 +3,7 @@
 #include "words.h"
 
 #include <pthread.h>
+#include <sys/wait.h>
 
 enum { STARTED, INSIDE, GO };
 
@@ -239,4 +240,104 @@ TEST_METHODS(runner_and_spawner_killed)
     end_well(thread);
     CHECK(end_killed(dies));
     CHECK_INT(td__load_relaxed(&o->runs), 1);
+}
+
+/* --- forks ------------------------------------------------------------------------------------------------- */
+
+static objects forked;
+
+static int makes_awaited_too(void *argument)
+{
+    event_add(INSIDE);
+    event_wait(GO);
+    return makes(argument);
+}
+
+static int runs_awaited_too(td_call *call)
+{
+    (void)call;
+    return td_once_run(&forked.once, makes_awaited_too, &forked);
+}
+
+static void *runs_in_child(void *unused)
+{
+    (void)unused;
+    CHECK_OK(td_once_run_for(&forked.once, makes, &forked, td_s(10)));
+    CHECK_INT(forked.made, 42);
+    return NULL;
+}
+
+static void reap_well(pid_t pid)
+{
+    int status = -1;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    CHECK_INT(status, 0);
+}
+
+/* Catches: a once that another thread was running at the fork, and that nobody can ever finish in the child. */
+TEST(run_by_another_thread_at_a_fork)
+{
+    td_worker *runner = begin(&mode_private, runs_awaited_too, &forked, 0, 0, 0);
+    event_wait(INSIDE);
+    td_worker *sleeper = begin(&mode_private, runs_once, &forked, 0, 0, 0);
+    WAIT_UNTIL(sleepers(&forked.once) == 1, 20);
+    pid_t pid = fork();
+    if (pid == 0) {
+        enum { N = WITH_TSAN ? 0 : 3 }; /* the sanitizer is not made ready for threads of a forked child */
+        pthread_t thread[N + 1];
+        CHECK(!td_once_done(&forked.once));
+        for (int i = 0; i < N; i++)
+            REQUIRE(pthread_create(&thread[i], NULL, runs_in_child, NULL) == 0);
+        runs_in_child(NULL);
+        for (int i = 0; i < N; i++)
+            pthread_join(thread[i], NULL);
+        CHECK_INT(td__load_relaxed(&forked.runs), 1);
+        CHECK(td_once_done(&forked.once));
+        pid_t inner = fork(); /* done stays done */
+        if (inner == 0) {
+            runs_in_child(NULL);
+            _exit(td__load_relaxed(&forked.runs) == 1 && !harness_failed() ? 0 : 1);
+        }
+        reap_well(inner);
+        _exit(harness_failed() ? 1 : 0);
+    }
+    reap_well(pid);
+    CHECK(!td_once_done(&forked.once)); /* the parent's is its own */
+    event_set(GO);
+    end_well(runner);
+    end_well(sleeper);
+    CHECK_INT(td__load_relaxed(&forked.runs), 1);
+}
+
+/* The function itself forks: in the child its thread goes on, and others wait for it. */
+static int makes_and_forks(void *argument)
+{
+    pthread_t thread;
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK_ERROR(td_once_run(&forked.once, makes, &forked), TD_EDEADLOCK);
+        if (!WITH_TSAN) {
+            REQUIRE(pthread_create(&thread, NULL, runs_in_child, NULL) == 0);
+            WAIT_UNTIL(sleepers(&forked.once) == 1, 20);
+            CHECK_INT(td__load_relaxed(&forked.runs), 0);
+            pthread_detach(thread);
+        }
+        page->number[0] = getpid();
+    } else {
+        page->number[1] = pid;
+    }
+    return makes(argument);
+}
+
+TEST(function_that_forks)
+{
+    pid_t me = getpid();
+    CHECK_OK(td_once_run(&forked.once, makes_and_forks, &forked));
+    CHECK_INT(td__load_relaxed(&forked.runs), 1);
+    CHECK(td_once_done(&forked.once));
+    runs_in_child(NULL);
+    CHECK_INT(td__load_relaxed(&forked.runs), 1);
+    if (getpid() != me)
+        _exit(harness_failed() ? 1 : 0);
+    reap_well((pid_t)page->number[1]);
 }

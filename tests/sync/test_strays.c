@@ -6,8 +6,9 @@
 #include <sys/wait.h>
 #include <tandem.h>
 #include "sync/party.h"
+#include "os/fault.h"
 
-enum { HELD = 1, GO = 2 };
+enum { HELD = 1, GO = 2, FULL = 3 };
 
 static td_lock *shared_lock(void)
 {
@@ -121,5 +122,117 @@ TEST_METHODS(a_worker_dies_holding)
         REQUIRE_OK(td_join(w));
         CHECK_INT(td_exitcode(w), -SIGKILL);
         td_free(w);
+    }
+}
+
+/* --- killed before they could announce themselves ------------------------------------------------------------ */
+
+static int entries_of(pid_t pid)
+{
+    int count = 0;
+    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
+        count += ((uint32_t)td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid;
+    return count;
+}
+
+/* A child that takes an entry, and is killed at the next step. */
+static pid_t one_is_lost(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        td__kill_at_step(1);
+        _exit(td__party_self() ? 1 : 2);
+    }
+    int status;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    CHECK_INT(status, SIGKILL); /* not 0x200: there was an entry */
+    return pid;
+}
+
+static int shares(td_call *call)
+{
+    td_lock *lock = (td_lock *)td_arg(call, uintptr_t);
+    CHECK_OK(td_lock_acquire_for(lock, td_s(20)));
+    td_lock_release(lock);
+    return 0;
+}
+
+/* Catches: entries that are taken for ever, until nobody gets one. */
+TEST(killed_before_they_are_known)
+{
+    td_lock *lock = shared_lock();
+    REQUIRE_OK(td_lock_acquire(lock));
+    td_lock_release(lock);
+    td__the_region->parties = 24; /* fixed as a rule: before there is a watcher. A table that is soon full */
+    pid_t first = one_is_lost();
+    CHECK_INT(entries_of(first), 1);
+    for (int i = 0; i < 100 && !harness_failed(); i++)
+        one_is_lost();
+    CHECK_INT(entries_of(first), 0);
+    for (int i = 0; i < 30; i++) {
+        td_worker *w = WORKER(td_thread(.target = shares, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
+        REQUIRE_OK(td_start(w));
+        REQUIRE_OK(td_join(w));
+        CHECK_INT(td_outcome(w), TD_RETURNED);
+        td_free(w);
+        one_is_lost();
+    }
+}
+
+static int quits(td_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+/* Catches: the same where the table is not full: the next death is an occasion to look. */
+TEST(found_at_the_next_death)
+{
+    td_lock *lock = shared_lock();
+    REQUIRE_OK(td_lock_acquire(lock));
+    td_lock_release(lock);
+    pid_t lost = one_is_lost();
+    CHECK_INT(entries_of(lost), 1);
+    td_worker *w = WORKER(td_worker_create(
+        TD_PROCESS,
+        &(td_worker_options){ .struct_size = sizeof(td_worker_options), .method = TD_FORK, .target = quits }));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    td_free(w);
+    WAIT_UNTIL(entries_of(lost) == 0, 20);
+}
+
+static int waits_for_go(td_call *call)
+{
+    td_lock *lock = (td_lock *)td_arg(call, uintptr_t);
+    if (td_lock_acquire_for(lock, td_s(20)) == 0)
+        td_lock_release(lock);
+    else
+        event_add(FULL);
+    event_add(HELD);
+    event_wait(GO);
+    return 0;
+}
+
+/* Catches: a table that is full of the living, and somebody who waits for it for ever. */
+TEST(taken_by_the_living)
+{
+    enum { THREADS = 30 };
+    td_lock *lock = shared_lock();
+    REQUIRE_OK(td_lock_acquire(lock));
+    td_lock_release(lock);
+    td__the_region->parties = 24;
+    one_is_lost();
+    td_worker *w[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        w[i] = WORKER(td_thread(.target = waits_for_go, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
+        REQUIRE_OK(td_start(w[i]));
+    }
+    event_wait_count(HELD, THREADS);
+    CHECK_IN(event_count(FULL), THREADS - 23, THREADS - 20);
+    event_set(GO);
+    for (int i = 0; i < THREADS; i++) {
+        REQUIRE_OK(td_join(w[i]));
+        td_free(w[i]);
     }
 }

@@ -232,39 +232,88 @@ static uint64_t left_in_system(void)
     return memory == UINT64_MAX ? memory : (memory + (swap == UINT64_MAX ? 0 : swap)) * 1024;
 }
 
-/* Of one group: its limit, less what it uses and could not drop. */
-static uint64_t left_in_group(const char *group)
+/* What a group's files are called, by the version of the system of groups. */
+typedef struct group_files {
+    const char *limit, *used, *cache; /* cache: in memory.stat, with the groups below */
+} group_files;
+static const group_files files_v1 = { "memory.limit_in_bytes", "memory.usage_in_bytes", "\ntotal_inactive_file " };
+static const group_files files_v2 = { "memory.max", "memory.current", "\ninactive_file " };
+
+static uint64_t number_of(const char *group, const char *file, const char *name)
 {
     char path[PATH_MAX + 32], text[4096];
-    snprintf(path, sizeof path, "%s/memory.max", group);
-    uint64_t limit = read_text(path, text, sizeof text) ? number_in(text, "") : UINT64_MAX;
+    snprintf(path, sizeof path, "%s/%s", group, file);
+    return read_text(path, text, sizeof text) ? number_in(text, name) : UINT64_MAX;
+}
+
+/* Of one group: its limit, less what it uses and could not drop. */
+static uint64_t left_in_group(const char *group, const group_files *files)
+{
+    uint64_t limit = number_of(group, files->limit, "");
     if (limit == UINT64_MAX)
         return limit;
-    snprintf(path, sizeof path, "%s/memory.current", group);
-    uint64_t used = read_text(path, text, sizeof text) ? number_in(text, "") : 0;
-    snprintf(path, sizeof path, "%s/memory.stat", group);
-    uint64_t cache = read_text(path, text, sizeof text) ? number_in(text, "\ninactive_file ") : 0;
+    uint64_t used = number_of(group, files->used, ""), cache = number_of(group, "memory.stat", files->cache);
+    used = used == UINT64_MAX ? 0 : used;
     used = cache == UINT64_MAX || cache > used ? used : used - cache;
     return used < limit ? limit - used : 0;
 }
 
-uint64_t td__memory_available(void)
+/* And of all the groups above it, as far as they are to be seen. In a container the path may be that outside; then its
+ * own group is the uppermost. */
+static uint64_t left_in_groups(const char *top, const char *path, int path_length, const group_files *files)
 {
-    uint64_t left = left_in_system();
-    char text[4096], group[PATH_MAX];
-    const char *own = read_text("/proc/self/cgroup", text, sizeof text) ? strstr(text, "0::/") : NULL;
-    if (!own)
-        return left;
-    int length = snprintf(group, sizeof group, "/sys/fs/cgroup%.*s", (int)strcspn(own + 3, "\n"), own + 3);
-    /* And of all the groups above it. */
-    while (length > (int)strlen("/sys/fs/cgroup") && length < (int)sizeof group) {
-        uint64_t here = left_in_group(group);
+    char group[PATH_MAX];
+    uint64_t left = UINT64_MAX;
+    int top_length = (int)strlen(top), length = snprintf(group, sizeof group, "%s%.*s", top, path_length, path);
+    while (length >= top_length && length < (int)sizeof group) {
+        uint64_t here = left_in_group(group, files);
         left = here < left ? here : left;
         char *slash = strrchr(group, '/');
+        if (!slash)
+            break;
         *slash = 0;
         length = (int)(slash - group);
     }
     return left;
+}
+
+/* Is it one of these, which stand between commas? */
+static bool is_among(const char *name, const char *list, size_t length)
+{
+    size_t size = strlen(name);
+    for (const char *at = list, *end = list + length; at < end; at += strcspn(at, ",:") + 1)
+        if (strncmp(at, name, size) == 0 && (at[size] == ',' || at[size] == ':'))
+            return true;
+    return false;
+}
+
+uint64_t td__memory_left_in_groups(const char *membership, const char *root)
+{
+    uint64_t left = UINT64_MAX;
+    /* A line: number:controllers:path */
+    for (const char *line = membership; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+        const char *list = strchr(line, ':'), *path = list ? strchr(list + 1, ':') : NULL;
+        if (!path || path > line + strcspn(line, "\n"))
+            continue;
+        size_t list_length = (size_t)(path - list) - 1;
+        bool v1 = is_among("memory", list + 1, list_length);
+        if (!v1 && list_length > 0)
+            continue;
+        char top[PATH_MAX];
+        snprintf(top, sizeof top, "%s%s", root, v1 ? "/memory" : "");
+        uint64_t here = left_in_groups(top, path + 1, (int)strcspn(path + 1, "\n"), v1 ? &files_v1 : &files_v2);
+        left = here < left ? here : left;
+    }
+    return left;
+}
+
+uint64_t td__memory_available(void)
+{
+    uint64_t in_system = left_in_system(), in_groups = UINT64_MAX;
+    char text[4096];
+    if (read_text("/proc/self/cgroup", text, sizeof text))
+        in_groups = td__memory_left_in_groups(text, "/sys/fs/cgroup");
+    return in_groups < in_system ? in_groups : in_system;
 }
 
 size_t td__page_size(void)

@@ -77,23 +77,28 @@ pid_t td__thread_id(void)
 
 void td__yield(void)
 {
-    sched_yield();
+    td__raw0(SYS_sched_yield);
+}
+
+unsigned td__cpu(void)
+{
+    return (unsigned)sched_getcpu();
+}
+
+static unsigned cpus;
+
+/* At the beginning, when no thread can have been bound to a processor of its own: with two that are, each on another,
+ * what the one that asks first may run on would say nothing about the other. */
+__attribute__((constructor)) static void count_cpus(void)
+{
+    cpu_set_t set;
+    long count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+    cpus = count > 0 ? (unsigned)count : 1;
 }
 
 unsigned td__cpu_count(void)
 {
-    static _Atomic unsigned known;
-    unsigned count = atomic_load_explicit(&known, memory_order_relaxed); /* the same whoever writes it */
-    if (count == 0) {
-        cpu_set_t set;
-        count = sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 0;
-        if (count == 0)
-            count = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
-        if (count == 0)
-            count = 1;
-        atomic_store_explicit(&known, count, memory_order_relaxed);
-    }
-    return count;
+    return cpus > 0 ? cpus : 1; /* 0: a constructor before this one asks */
 }
 
 static int barrier(int command)

@@ -76,7 +76,7 @@ int td__futex_wait_many(const td__futex_item *items, size_t count, int64_t deadl
     return -1;
 }
 
-void td__futex_wake(const _Atomic uint32_t *word, int n, bool shared)
+int td__futex_wake(const _Atomic uint32_t *word, int n, bool shared)
 {
-    td__raw3(SYS_futex, word, FUTEX_WAKE | (shared ? 0 : FUTEX_PRIVATE_FLAG), n);
+    return (int)td__raw3(SYS_futex, word, FUTEX_WAKE | (shared ? 0 : FUTEX_PRIVATE_FLAG), n);
 }

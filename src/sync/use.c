@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* Who uses an object; see use.h. */
+#include "sync/use.h"
+#include "sync/section.h"
+
+#if TD__CHECKS_USE
+static bool is_in(const volatile void *at, size_t size, uintptr_t address)
+{
+    return address - (uintptr_t)at < size;
+}
+
+static const char *use_by(const td__party *party, const volatile void *at, size_t size)
+{
+    if (is_in(at, size, (uintptr_t)party->word_waited) || is_in(at, size, (uintptr_t)party->list_latch))
+        return "waits on";
+    if (is_in(at, size, party->cancel))
+        return "can be cancelled by";
+    if (is_in(at, size, (uintptr_t)party->acting))
+        return "runs the action of";
+    uint32_t held = party->held_count < TD__HELD_MAX ? party->held_count : 0;
+    for (uint32_t i = 0; i < held; i++)
+        if (is_in(at, size, party->held[i] & ~(uintptr_t)3))
+            return "holds";
+    uint32_t sections = party->section_count < TD__SECTION_DEPTH ? party->section_count : 0;
+    for (uint32_t i = 0; i < sections; i++)
+        if (is_in(at, size, (uintptr_t)party->section[i]))
+            return "uses";
+    return NULL;
+}
+
+/* Dead processes do nothing, even if nobody has repaired after them yet. */
+static bool lives(pid_t pid)
+{
+    if (pid == td__getpid())
+        return true;
+    int fd = td__pid_fd(pid);
+    if (fd < 0)
+        return false;
+    bool ended = false;
+    td__poll(&fd, &ended, 1, 1);
+    td__close(fd);
+    return !ended;
+}
+
+td__use td__use_of(const volatile void *at, size_t size)
+{
+    td__region *region = td__the_region;
+    uint32_t top = region ? td__load_acquire(&region->party_top) : 0;
+    bool shared = td__is_shared(at);
+    for (uint32_t i = 1; i < top && i < region->parties; i++) {
+        /* A process's number; more, if it is known to be dead. */
+        uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
+        /* A private address means something else in another process. */
+        if (!pid || pid > INT32_MAX || (!shared && (pid_t)pid != td__getpid()))
+            continue;
+        const char *use = use_by(td__party_at(i), at, size);
+        if (use && lives((pid_t)pid))
+            return (td__use){ use, pid };
+    }
+    return (td__use){ NULL, 0 };
+}
+#endif

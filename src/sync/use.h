@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Debug builds (TD_DEBUG) look, before an object goes, whether somebody still holds it or waits on it. What stands in
+ * the object says some of it; the records of the parties say all. These are written by their owners without a thought
+ * for readers; ThreadSanitizer is right about that, so its builds do not look there.
+ */
+#ifndef TD_SYNC_USE_H
+#define TD_SYNC_USE_H
+
+#include "sync/party.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define TD__CHECKS_USE 0
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TD__CHECKS_USE 0
+#endif
+#endif
+#if defined(TD_DEBUG) && !defined(TD__CHECKS_USE)
+#define TD__CHECKS_USE 1
+#endif
+
+/* Before a look at an object that is to go: what the dead have left in it, as they would else be taken for living. */
+static inline void td__use_settle(const volatile void *at, size_t size)
+{
+    if (td__is_shared(at))
+        td__parties_release(at, size);
+}
+
+#if TD__CHECKS_USE
+/* What a living party does with something in this memory; `what` NULL: none does anything. */
+typedef struct td__use {
+    const char *what;
+    uint32_t pid;
+} td__use;
+td__use td__use_of(const volatile void *at, size_t size);
+#endif
+
+#endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A program that uses primitives, forks, and has neither called td_init nor started a worker: its private objects are
+ * renewed in the child as they are in others.
+ */
+#include "harness.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <tandem.h>
+
+enum { READY = 1, GO = 2 };
+#define LONG td_s(20)
+
+INIT(nothing)
+{
+}
+
+static td_rwlock writing;
+static td_condition condition;
+static td_lock lock, held;
+static td_barrier barrier;
+
+static void *other_thread(void *unused)
+{
+    (void)unused;
+    CHECK_OK(td_rwlock_acquire_write(&writing));
+    CHECK_OK(td_lock_acquire(&lock));
+    event_add(READY);
+    td_condition_wait_for(&condition, &lock, LONG);
+    return NULL;
+}
+
+static void *waits_at_barrier(void *unused)
+{
+    (void)unused;
+    td_barrier_wait_for(&barrier, LONG);
+    return NULL;
+}
+
+static int child(void)
+{
+    /* The writer is not there: counts as dead. */
+    CHECK_INT(td_rwlock_acquire_write_for(&writing, td_s(5)), TD_OWNER_DIED);
+    /* Its own lock, which it held. */
+    CHECK(td_lock_owned(&held));
+    td_lock_release(&held);
+    /* Nobody waits here: neither is the parent's waiter notified in place of somebody. */
+    CHECK_INT(td_barrier_waiting(&barrier), 0);
+    CHECK_OK(td_lock_acquire_for(&lock, td_s(5)));
+    CHECK_INT(td_condition_wait_for(&condition, &lock, td_ms(1)), TD_ETIMEOUT);
+    CHECK_INT(td_condition_notify(&condition), 0);
+    td_lock_release(&lock);
+    return harness_failed() ? 1 : 0;
+}
+
+HELPER(forks_early)
+{
+    pthread_t first, second;
+    CHECK_OK(td_lock_acquire(&held));
+    CHECK_OK(td_barrier_init(&barrier, 2));
+    REQUIRE(pthread_create(&first, NULL, other_thread, NULL) == 0);
+    event_wait(READY);
+    CHECK_OK(td_lock_acquire(&lock)); /* it waits */
+    td_lock_release(&lock);
+    REQUIRE(pthread_create(&second, NULL, waits_at_barrier, NULL) == 0);
+    WAIT_UNTIL(td_barrier_waiting(&barrier) == 1, 20);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(child());
+    int status = -1;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK_OK(td_lock_acquire(&lock));
+    CHECK_INT(td_condition_notify(&condition), 1);
+    td_lock_release(&lock);
+    CHECK_INT(td_barrier_wait_for(&barrier, LONG) >= 0, 1);
+    pthread_join(first, NULL);
+    pthread_join(second, NULL);
+    return status == 0 && !harness_failed() ? 0 : 1;
+}
+
+/* Catches: handlers of forks that are not there yet. */
+TEST(before_anything_else)
+{
+    const helper_options options = { .init = "nothing" };
+    CHECK_INT(helper_run(&options, "forks_early", NULL), 0);
+}
+
+static void *puts_and_gets(void *queue)
+{
+    uint32_t item;
+    event_add(READY);
+    td_queue_get(queue, &item);
+    return NULL;
+}
+
+HELPER(inits_after_a_fork)
+{
+    pid_t pid = fork();
+    if (pid == 0) { /* as a daemon does: the child is the program */
+        CHECK_OK(td_init());
+        int *value = td_shared_value(int, 1);
+        CHECK(value != NULL);
+        pid_t inner = fork();
+        if (inner == 0) {
+            td_rlock_acquire(td_shared_lock(value));
+            kill(getpid(), SIGKILL);
+        }
+        waitpid(inner, NULL, 0);
+        /* Somebody has seen to the dead one's. */
+        CHECK_INT(td_rlock_acquire_for(td_shared_lock(value), td_s(20)), TD_OWNER_DIED);
+        td_rlock_release(td_shared_lock(value));
+        td_shared_free(value);
+        _exit(harness_failed() ? 1 : td_finish());
+    }
+    int status = -1;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return status == 0 && !harness_failed() ? 0 : 1;
+}
+
+/* Catches: a program that has forked before td_init, and whose children nobody watches. */
+TEST(init_in_the_child)
+{
+    const helper_options options = { .init = "nothing" };
+    CHECK_INT(helper_run(&options, "inits_after_a_fork", NULL), 0);
+}
+
+HELPER(forks_with_a_queue)
+{
+    uint32_t item = 5;
+    pthread_t thread;
+    td_queue *q = td_queue_new(.item_size = sizeof item, .capacity = 4);
+    td_connection *one, *other;
+    CHECK_OK(td_pipe(&one, &other));
+    REQUIRE(pthread_create(&thread, NULL, puts_and_gets, q) == 0);
+    event_wait(READY);
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK_OK(td_queue_put_for(q, &item, td_s(5)));
+        CHECK_OK(td_queue_get_for(q, &item, td_s(5)));
+        _exit(harness_failed() ? 1 : 0);
+    }
+    int status = -1;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK_OK(td_queue_put(q, &item));
+    pthread_join(thread, NULL);
+    td_queue_free(q);
+    td_connection_free(one);
+    td_connection_free(other);
+    return status == 0 && !harness_failed() ? 0 : 1;
+}
+
+TEST(queues_before_anything_else)
+{
+    const helper_options options = { .init = "nothing" };
+    CHECK_INT(helper_run(&options, "forks_with_a_queue", NULL), 0);
+}
