@@ -15,6 +15,7 @@ static const struct {
     const char *name;
     const char *sentence;
 } codes[] = { { TD_OK, "TD_OK", "success" },
+              { TD_OWNER_DIED, "TD_OWNER_DIED", "held, and its last owner died holding it" },
 #define ROW(name, value, sentence) { name, #name, sentence },
               TD_CODE_MAP(ROW)
 #undef ROW

@@ -24,6 +24,7 @@ static td__step_repair *step_repairs[TD__STEP_LEVELS];
 static td__held_repair *held_repairs[4];
 static td__held_forked *held_forked[4];
 static td__wait_repair *wait_repairs[TD__WAIT_KINDS];
+static void (*reading_leave)(td__party *me, int at);
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static bool stray;        /* this process is one that the program's main process watches */
@@ -42,6 +43,11 @@ void td__held_register(unsigned tag, td__held_repair *repair)
 void td__held_register_forked(unsigned tag, td__held_forked *forked)
 {
     held_forked[tag] = forked;
+}
+
+void td__reading_register(void (*leave)(td__party *me, int at))
+{
+    reading_leave = leave;
 }
 
 void td__wait_register(uint32_t kind, td__wait_repair *repair)
@@ -91,6 +97,11 @@ static void finish_move(td__party *dead)
 static void clean(td__party *party)
 {
     party->held_count = party->moved_count = party->section_count = party->undo_count = 0;
+    /* Release: what it has done as a reader, before the next writer's. Who waits for that is woken by the repair, as
+     * all are. */
+    for (int i = 0; i < TD__READING_MAX; i++)
+        td__store_release(&party->reading[i], 0);
+    td__store_relaxed(&party->reading_top, 0);
     td__store_relaxed(&party->word_waited, NULL);
     party->word_woken = NULL;
     for (int level = 0; level < TD__STEP_LEVELS; level++)
@@ -141,6 +152,9 @@ static void leave(void *party)
     td__party *me = party;
     if (me != td__me) /* of another life, before a fork */
         return;
+    for (int i = 0; i < TD__READING_MAX; i++)
+        if (td__load_relaxed(&me->reading[i]))
+            reading_leave(me, i);
     while (me->held_count > 0)
         abandon_top(me, me);
     td__party_poke_later(me);
@@ -224,7 +238,7 @@ td__party *td__party_make(void)
     td__step_point(); /* killed here, it is not known to whoever watches strays */
     td__party *me = td__party_at(index);
     me->index = (uint16_t)index;
-    me->pid = pid;
+    td__store_relaxed(&me->pid, pid);
     me->quick = td__latch_quick((uint16_t)index);
     td__me = me;
     pthread_setspecific(key, me);
@@ -236,8 +250,9 @@ td__party *td__party_make(void)
 /* --- forks ------------------------------------------------------------------------------------------------- */
 
 /* What the forking thread holds of private objects, with its index then. One thread forks at a time. */
-static uintptr_t kept[TD__HELD_MAX];
+static uintptr_t kept[TD__HELD_MAX], kept_reading[TD__READING_MAX];
 static uint32_t kept_count;
+static bool reading_kept;
 static uint16_t kept_index;
 /* The same for this process's own beginning; written in the child of a fork only, while there is one thread. */
 static uintptr_t inherited[TD__HELD_MAX];
@@ -248,12 +263,23 @@ void td__party_before_fork(void)
     td__party *me = td__me;
     if (kept_count != 0) /* a spawner, which forks often, has none: no page is written here, nor below in its child */
         kept_count = 0;
+    if (reading_kept) {
+        memset(kept_reading, 0, sizeof kept_reading);
+        reading_kept = false;
+    }
     if (!me)
         return;
     kept_index = me->index;
     for (uint32_t i = 0; i < me->held_count; i++)
         if (!td__is_shared((void *)me->held[i]))
             kept[kept_count++] = me->held[i];
+    for (int i = 0; i < TD__READING_MAX; i++) {
+        uintptr_t word = td__load_relaxed(&me->reading[i]);
+        if (word && !td__is_shared((void *)word)) {
+            kept_reading[i] = word;
+            reading_kept = true;
+        }
+    }
 }
 
 static void keep(td__party *me, uintptr_t held)
@@ -276,9 +302,13 @@ void td__party_moved(void)
 {
     if (td__me)
         td__me = NULL;
-    if (kept_count == 0)
+    if (kept_count == 0 && !reading_kept)
         return;
     td__party *me = td__party_make();
+    for (int i = 0; me && i < TD__READING_MAX; i++)
+        td__store_relaxed(&me->reading[i], kept_reading[i]);
+    if (me)
+        td__store_relaxed(&me->reading_top, TD__READING_MAX);
     for (uint32_t i = 0; i < kept_count; i++)
         keep(me, kept[i]);
 }
@@ -289,6 +319,16 @@ bool td__party_inherited(const volatile void *object)
         if ((inherited[i] & ~(uintptr_t)3) == (uintptr_t)object)
             return true;
     return false;
+}
+
+/* In a child whose records are copies: the parent's other threads read nothing here. */
+static void forget_reading(td__region *region)
+{
+    uint32_t top = td__load_relaxed(&region->party_top);
+    for (uint32_t i = 1; i < top; i++)
+        for (int at = 0; at < TD__READING_MAX && td__party_at(i) != td__me; at++)
+            if (td__load_relaxed(&td__party_at(i)->reading[at]))
+                td__store_relaxed(&td__party_at(i)->reading[at], 0);
 }
 
 void td__party_after_fork(bool by_spawner)
@@ -305,11 +345,12 @@ void td__party_after_fork(bool by_spawner)
     if (region && td__shared_size == 0) {
         /* A copy of the parent's, of our own. Its other threads are not there, but the locks that they held are, and
          * name them: their indexes are not given to others. */
+        forget_reading(region);
         for (uint32_t i = 0; td__me && i < td__me->held_count; i++)
             if (held_forked[td__me->held[i] & 3])
                 held_forked[td__me->held[i] & 3](td__me, (void *)(td__me->held[i] & ~(uintptr_t)3), td__me->index);
         if (td__me)
-            td__me->pid = (uint32_t)td__getpid();
+            td__store_relaxed(&td__me->pid, (uint32_t)td__getpid());
         return;
     }
     td__party_moved();

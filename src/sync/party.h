@@ -22,6 +22,9 @@ struct td__latch;
 enum { TD__HELD_LATCH = 0, TD__HELD_READ = 1, TD__HELD_WRITE = 2, TD__HELD_UNIT = 3 };
 #define TD__HELD_MAX 200
 
+/* How many objects it may hold by a place of its own, see td__party.reading. */
+#define TD__READING_MAX 7
+
 /* A change inside a section, to be undone if the party dies in it. */
 typedef struct td__undo {
     void *at;
@@ -42,8 +45,8 @@ typedef struct td__step {
 typedef struct td__party {
     /* fixed while in use */
     uint16_t index;
-    uint16_t quick; /* the index, or that of nobody, see latch.h */
-    uint32_t pid;
+    uint16_t quick;       /* the index, or that of nobody, see latch.h */
+    _Atomic uint32_t pid; /* of a record whose `reading` names something, others read it */
 
     /* own: what it holds. A latch is named, and counted, before it is acquired and until after it is released. */
     uint32_t held_count;
@@ -81,6 +84,11 @@ typedef struct td__party {
     uint16_t later[TD__LATER_MAX];
     /* own: how it has fared with spinning, see td__spin_by_luck */
     uint32_t spins_failed, spins_skipped;
+
+    /* own, read by others, with a cache line for itself: what it holds, or is about to, in that it stands here. See
+     * rwlock.c. */
+    _Alignas(64) _Atomic uintptr_t reading[TD__READING_MAX];
+    _Atomic uint32_t reading_top; /* above it none has been used; before it is */
 
     _Alignas(64) uintptr_t held[TD__HELD_MAX];
     td__undo undo[TD__UNDO_MAX];
@@ -224,6 +232,10 @@ void td__parties_looked(void);
  */
 typedef bool td__held_repair(td__party *me, td__party *dead, void *object);
 void td__held_register(unsigned tag, td__held_repair *repair);
+
+/* What a thread that ends is to do about what stands in `reading`. Of a dead one that is just cleared: the repair wakes
+ * everybody. */
+void td__reading_register(void (*leave)(td__party *me, int at));
 
 /* In the child of a fork: before it, in the forking thread, and after it, in the child. The child is a party of its
  * own, which holds the private locks that the forking thread held. */

@@ -118,18 +118,16 @@ bool td__spin_by_luck(td__party *me, const _Atomic uint32_t *word, uint32_t valu
     return td__load_relaxed(word) != value;
 }
 
-/* Until something is granted: 0, TD_ETIMEOUT or TD_ECANCELLED. */
-static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool shared)
+int td__wait_until(td__party *me, bool (*is_over)(const void *object), const void *object, bool shared,
+                   int64_t deadline, const td_cancel *cancel)
 {
     int r = 0;
-    if (td__spin_by_luck(me, &me->granted, 0))
-        return 0;
     shared |= is_wide(cancel);
     cancel_begins(me, cancel);
     td__exchange_seq_cst(&me->asleep, shared ? 2 : 1);
     for (;;) {
         uint32_t wake = td__load_seq_cst(&me->wake);
-        if (td__load_acquire(&me->granted))
+        if (is_over(object))
             break;
         if (cancel && td__load_seq_cst(fired(cancel))) {
             r = TD_ECANCELLED;
@@ -143,6 +141,17 @@ static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool s
     td__store_relaxed(&me->asleep, 0);
     cancel_ends(me, cancel);
     return r;
+}
+
+static bool is_granted(const void *party)
+{
+    return td__load_acquire(&((const td__party *)party)->granted) != 0;
+}
+
+/* Until something is granted: 0, TD_ETIMEOUT or TD_ECANCELLED. */
+static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool shared)
+{
+    return td__spin_by_luck(me, &me->granted, 0) ? 0 : td__wait_until(me, is_granted, me, shared, deadline, cancel);
 }
 
 /* --- lists ------------------------------------------------------------------------------------------------- */

@@ -70,6 +70,14 @@ static inline td__party *td__wait_first(const td__waiters *list)
 }
 
 /*
+ * What both ways end in, for conditions of other kinds: sleeps until `is_over` says so, 0; or TD_ETIMEOUT,
+ * TD_ECANCELLED. Who makes it true pokes the party; so does every repair. `shared`: others than threads of this process
+ * may.
+ */
+int td__wait_until(td__party *me, bool (*is_over)(const void *object), const void *object, bool shared,
+                   int64_t deadline, const td_cancel *cancel);
+
+/*
  * How often to look, with a pause each, before sleeping: no longer than waking an idle processor takes, and less the
  * less it has helped this thread of late: where processors are short, or what is waited for is far off, it is given up
  * but for an attempt now and then. Who spins never gives the processor away: a sleeper gets it back sooner.

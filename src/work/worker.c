@@ -95,9 +95,12 @@ static int check_options(td_worker_kind kind, const td_worker_options *options)
     if (args->kind < TD_KIND_NONE || args->kind > TD_KIND_SHARED)
         return td__fail(TD_EINVAL, "cannot create a %s: the kind %d of its argument is unknown", what, args->kind);
     if (args->kind == TD_KIND_SHARED &&
-        (args->size != sizeof(void *) || !td_shared_is(*(const void *const *)args->data)))
+        (args->size != sizeof(void *) || !td_shared_is(*(const void *const *)args->data))) {
+        if (args->size == sizeof(void *) && !*(const void *const *)args->data && td_last_error() < 0)
+            return td_last_error(); /* why there is nothing to point to */
         return td__fail(TD_EINVAL, "cannot create a %s: its argument %p does not point into the shared heap", what,
                         args->size == sizeof(void *) ? *(void *const *)args->data : args->data);
+    }
     if (args->size > TD_VALUE_MAX)
         return td__fail(TD_ETOOBIG, "cannot create a %s: an argument of %zu bytes is larger than the limit of %zu",
                         what, args->size, TD_VALUE_MAX);
@@ -574,7 +577,7 @@ static const char *sentence_of(td_worker *worker)
 const char *td_describe(td_worker *worker)
 {
     if (!worker)
-        return "no worker";
+        return td_last_error() < 0 ? td_last_message() : "no worker";
     ask(worker);
     return sentence_of(worker);
 }

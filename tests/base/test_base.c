@@ -17,12 +17,14 @@ TEST(every_code_has_a_name_and_a_sentence)
 #undef LOOK
     CHECK_STR(td_error_name(TD_OK), "TD_OK");
     CHECK(td_strerror(TD_OK)[0]);
+    CHECK_STR(td_error_name(TD_OWNER_DIED), "TD_OWNER_DIED");
+    CHECK_HAS(td_strerror(TD_OWNER_DIED), "died");
 }
 
 /* Catches: a code from elsewhere that reads outside of the table. */
 TEST(unknown_codes)
 {
-    const int codes[] = { 1, 1000, -18, -1000, INT32_MAX, INT32_MIN };
+    const int codes[] = { 2, 1000, -18, -1000, INT32_MAX, INT32_MIN };
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         CHECK(td_strerror(codes[i]) && td_strerror(codes[i])[0]);
         CHECK(td_error_name(codes[i]) && td_error_name(codes[i])[0]);

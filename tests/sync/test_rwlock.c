@@ -2,7 +2,13 @@
 /* Read-write locks: many readers or one writer, in order of arrival, and nothing left of those who die. */
 #include "monitors.h"
 
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "sync/wait.h"
@@ -19,13 +25,27 @@ typedef struct table {
     td_cancel cancel;
 } table;
 
+/* The writer's half of the gate, or the other one. */
+static uint16_t gate_half(const td_rwlock *lock, int which)
+{
+    return td__load_relaxed((const _Atomic uint16_t *)(const void *)&lock->td_words[4] + which);
+}
+
 static int waiters_of(const td_rwlock *lock)
 {
     int count = 0;
     const td__waiters *list = (const td__waiters *)(const void *)&lock->td_words[2];
     for (uint16_t at = list->first; at && count < 1000; at = td__party_at(at)->next)
         count++;
-    return count;
+    /* A writer that waits for readers by their records has closed the gate, but is not on the list. */
+    uint16_t writer = gate_half(lock, 0);
+    return count + (writer && gate_half(lock, 1) & 4);
+}
+
+/* Does a writer sleep until the readers have left? */
+static bool drain_sleeps(const td_rwlock *lock)
+{
+    return gate_half(lock, 1) & 8;
 }
 
 static int waiters(const table *t)
@@ -333,8 +353,11 @@ static int reads_and_writes(td_call *call)
             t->writing--;
         } else {
             t->reading++;
+            int first = t->first;
+            if (i % 8 == 0)
+                pause_ms(0); /* whoever does not wait for readers comes in now */
             CHECK_INT(t->writing, 0);
-            CHECK_INT(t->first, t->second);
+            CHECK_INT(first, t->second);
             t->reading--;
         }
         release(t);
@@ -368,6 +391,63 @@ TEST(readers_and_writers_pthread)
     pthread_rwlock_init(&t->theirs, NULL);
     stress(&mode_private, t);
     object_free(&mode_private, t);
+}
+
+/* From now on the kernel refuses barriers to the calling thread, and to what it starts. */
+static void refuse_barriers(void *unused)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { TD__COUNT(filter), filter };
+    (void)unused;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(EXIT_WORKER);
+}
+
+/* Nobody reads by its record there. */
+HELPER(reads_and_writes_without_barriers)
+{
+    static const mode *const modes[] = { &mode_private, &mode_thread, &mode_forkserver, &mode_fork };
+    for (size_t i = 0; i < TD__COUNT(modes); i++) {
+        table *t = object_new(modes[i], sizeof *t);
+        stress(modes[i], t);
+        CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+        CHECK_INT(td__me->reading_top, 0);
+        td_rwlock_release(&t->lock);
+        table_free(modes[i], t);
+    }
+    return harness_failed();
+}
+
+TEST(barriers_refused)
+{
+    helper_options options = { .before = refuse_barriers };
+    CHECK_INT(helper_run(&options, "reads_and_writes_without_barriers", NULL), 0);
+}
+
+static int reads_and_writes_in_a_sandbox(td_call *call)
+{
+    if (NUMBER(call) % 3 == 0)
+        refuse_barriers(NULL);
+    return reads_and_writes(call);
+}
+
+/* Some are refused them when they, and others, read by their records already. */
+TEST_PLACES(barriers_refused_later)
+{
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[6];
+    t->rounds = 500 / SLOW;
+    for (int i = 0; i < 6; i++)
+        w[i] = begin(how, reads_and_writes_in_a_sandbox, t, i);
+    for (int i = 0; i < 6; i++)
+        end_well(w[i]);
+    CHECK_INT(t->first, t->second);
+    table_free(how, t);
 }
 
 static int reads_until_told(td_call *call)
@@ -491,6 +571,8 @@ TEST(a_thread_that_ends_holding_it)
 
 enum { READS, WRITES, READS_TWICE, DOWNGRADES };
 
+enum { HELD = 15 }; /* in `got`: the victim has it */
+
 static int holds_and_dies(td_call *call)
 {
     table *t = OBJECT(call);
@@ -499,6 +581,9 @@ static int holds_and_dies(td_call *call)
     int r = writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG);
     if (t->what == READS_TWICE)
         r |= td_rwlock_acquire_read_for(&t->lock, LONG);
+    t->got[HELD] = 1;
+    td__step_point();
+    t->got[HELD] = 0;
     if (t->what == DOWNGRADES)
         td_rwlock_downgrade(&t->lock);
     td_rwlock_release(&t->lock);
@@ -509,11 +594,26 @@ static int holds_and_dies(td_call *call)
     return 0;
 }
 
+/* How a free lock's gate may stand: as at first; for readers by their records; with readers to be counted first. */
+enum { FRESH, FOR_READERS, COOL, GATES };
+
+static void set_gate(td_rwlock *lock, int gate)
+{
+    if (gate == FOR_READERS) {
+        CHECK_INT(td_rwlock_acquire_read(lock), 0);
+        td_rwlock_release(lock);
+        CHECK_INT(gate_half(lock, 1), 2);
+    } else if (gate == COOL) {
+        ((_Atomic uint16_t *)(void *)&lock->td_words[4])[1] = 2 * 256;
+    }
+}
+
 /* It acquires a free lock and releases it, and dies at each step; nobody waits. */
-static bool kill_alone(const mode *how, long n, int what)
+static bool kill_alone(const mode *how, long n, int what, int gate)
 {
     table *t = object_new(how, sizeof *t);
     t->what = what;
+    set_gate(&t->lock, gate);
     td_worker *victim = begin(how, holds_and_dies, t, (int)n);
     pid_t pid = td_pid(victim);
     bool well = returned(victim);
@@ -524,6 +624,7 @@ static bool kill_alone(const mode *how, long n, int what)
     bool wrote = what == WRITES || what == DOWNGRADES;
     int r = td_rwlock_try_acquire_read(&t->lock);
     CHECK(r == 0 || (r == TD_OWNER_DIED && wrote && !well));
+    CHECK(r == TD_OWNER_DIED || !wrote || !t->got[HELD]);
     if (r >= 0)
         td_rwlock_release(&t->lock);
     CHECK_INT(td_rwlock_try_acquire_write(&t->lock), r);
@@ -564,11 +665,83 @@ static bool kill_among_others(const mode *how, long n, int what)
     return !well;
 }
 
-static int climbing; /* what the victim of the ladder does */
+/* It writes, or is about to, while others read by their records: it drains, and sleeps for that. A reader waits behind
+ * it. */
+static bool kill_draining(const mode *how, long n, int what)
+{
+    table *t = object_new(how, sizeof *t);
+    t->what = what;
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    td_worker *victim = begin(how, holds_and_dies, t, (int)n);
+    pid_t pid = td_pid(victim);
+    UNTIL(drain_sleeps(&t->lock) || ended(victim));
+    td_worker *reader = begin(&mode_thread, comes, t, 0);
+    UNTIL(waiters(t) == 2 || t->got[0] || ended(victim));
+    t->go[0] = 1;
+    td_rwlock_release(&t->lock);
+    bool well = returned(victim);
+    end_well(reader);
+    if (!well)
+        repaired(pid);
+    int r = td_rwlock_try_acquire_read(&t->lock);
+    CHECK(r == 0 || (r == TD_OWNER_DIED && !well));
+    CHECK(r == TD_OWNER_DIED || !t->got[HELD]);
+    td_rwlock_release(&t->lock);
+    table_free(how, t);
+    return !well;
+}
+
+/* Holds it by its record, and perhaps once more past the writer; then a writer sleeps for it, and it dies leaving. */
+static int leaves_and_dies(td_call *call)
+{
+    table *t = OBJECT(call);
+    CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
+    t->got[1] = 1;
+    UNTIL(drain_sleeps(&t->lock));
+    td__kill_at_step(NUMBER(call));
+    if (t->what == READS_TWICE)
+        CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
+    td_rwlock_release(&t->lock);
+    if (t->what == READS_TWICE)
+        td_rwlock_release(&t->lock);
+    td__kill_at_step(0);
+    return 0;
+}
+
+static bool kill_leaving(const mode *how, long n, int what)
+{
+    table *t = object_new(how, sizeof *t);
+    t->what = what;
+    td_worker *victim = begin(how, leaves_and_dies, t, (int)n);
+    pid_t pid = td_pid(victim);
+    UNTIL(t->got[1]);
+    td_worker *writer = begin(&mode_thread, comes, t, 1);
+    t->go[0] = 1;
+    bool well = returned(victim);
+    end_well(writer);
+    if (!well)
+        repaired(pid);
+    CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
+    td_rwlock_release(&t->lock);
+    table_free(how, t);
+    return !well;
+}
+
+static int climbing, gate; /* what the victim of the ladder does, and how it finds the lock */
 
 static bool rung_alone(const mode *how, long n)
 {
-    return kill_alone(how, n, climbing);
+    return kill_alone(how, n, climbing, gate);
+}
+
+static bool rung_draining(const mode *how, long n)
+{
+    return kill_draining(how, n, climbing);
+}
+
+static bool rung_leaving(const mode *how, long n)
+{
+    return kill_leaving(how, n, climbing);
 }
 
 static bool rung_among_others(const mode *how, long n)
@@ -579,7 +752,24 @@ static bool rung_among_others(const mode *how, long n)
 TEST_METHODS(a_holder_killed_at_every_step)
 {
     for (climbing = READS; climbing <= DOWNGRADES; climbing++)
-        climb(how, rung_alone, 20);
+        for (gate = FRESH; gate < GATES; gate++)
+            climb(how, rung_alone, 4);
+}
+
+TEST_METHODS(a_writer_killed_at_every_step_of_draining)
+{
+    climbing = WRITES;
+    climb(how, rung_draining, 10);
+    climbing = DOWNGRADES;
+    climb(how, rung_draining, 20);
+}
+
+TEST_METHODS(a_reader_killed_at_every_step_of_leaving_a_writer_that_sleeps)
+{
+    climbing = READS;
+    climb(how, rung_leaving, 2);
+    climbing = READS_TWICE;
+    climb(how, rung_leaving, 20);
 }
 
 TEST_METHODS(a_waiter_killed_at_every_step)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a caller can do wrong: each is an error with a sentence, and the program goes on. */
 #include "harness.h"
+#include <tandem/queue.h>
 
 #include <pthread.h>
 
@@ -211,6 +212,17 @@ TEST_MODES(result_of_nothing)
     CHECK_INT(td_outcome(w), TD_FAILED);
     CHECK_INT(td_result_code(w), TD_EINVAL);
     td_free(w);
+}
+
+/* What could not be made says why to the end, also by way of arguments. */
+TEST_MODES(an_argument_that_was_not_made)
+{
+    td_queue *none = td_queue_new(.item_size = SIZE_MAX);
+    CHECK_NULL(none, TD_ETOOBIG);
+    td_worker *w = NEW(.target = nothing, .args = TD_SHARED(none));
+    CHECK_NULL(w, TD_ETOOBIG);
+    CHECK_ERROR(td_start(w), TD_ETOOBIG);
+    CHECK_HAS(td_describe(w), "items of");
 }
 
 /* What no worker of this process is can be asked, but not joined, stopped, started or changed. */
