@@ -423,8 +423,7 @@ static const bench_comparison comparisons[] = {
 };
 
 static const char *const notes[] = {
-    "a second thread is alive in every process; no pause between the turns, so the mixed rows are contention at its "
-    "worst",
+    "a second thread is alive in every process; nobody pauses between the turns",
     "readers compare two numbers that a writer changes; these are checked against the number of writes",
     "pthread_rwlock and GRWLock let readers pass writers that wait, who can starve",
 #ifndef BENCH_GLIB

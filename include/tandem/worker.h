@@ -160,7 +160,8 @@ TD_API int td_exitcode(td_worker *worker);
 /* One sentence about the worker: "worker 'resize' (pid 21992) killed by SIGSEGV". Of a failure, it holds the message;
  * of a start that failed, why. The string belongs to the worker; before it has ended, it is the calling thread's, until
  * its next such call; of NULL it is why that was not made, td_last_message. td_message says only why it did not return:
- * the message of td_fail, "killed by SIGSEGV", "exited with status 3 without returning", the failed start; "" otherwise.
+ * the message of td_fail, "killed by SIGSEGV", "exited with status 3 without returning", the failed start; ""
+ * otherwise.
  */
 TD_API const char *td_describe(td_worker *worker);
 TD_API const char *td_message(td_worker *worker);

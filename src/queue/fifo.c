@@ -585,7 +585,8 @@ size_t td__fifo_size(td_queue *queue)
         if (td__wheel_distance(ring, position, tail) > 2 * ring->capacity)
             position = td__load_acquire(&ring->head);
         for (uint64_t i = 0; i < 2 * ring->capacity && (int64_t)(tail - position) > 0; i++) {
-            uint64_t lap = td__wheel_lap(ring, position), state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+            uint64_t lap = td__wheel_lap(ring, position),
+                     state = td__load_acquire(&td__wheel_cell(ring, position)->state);
             size += state == (lap | TD__FULL) || state == (lap | TD__BACK);
             /* The others of a run that is being read are not there any more. */
             bool run = TD__LAP_OF(state) == lap && td__wheel_possible(ring, position, state);

@@ -9,8 +9,9 @@
 td__try td__fifo_put_private, td__fifo_put_shared, td__fifo_get_private, td__fifo_get_shared;
 
 /*
- * The quick way of one item, in a FIFO queue of items of one size: straight through if nothing at all is in the way, and
- * nobody else. False: nothing has been done, the other way is to be gone. No step is open; `me` is NULL for private ones.
+ * The quick way of one item, in a FIFO queue of items of one size: straight through if nothing at all is in the way,
+ * and nobody else. False: nothing has been done, the other way is to be gone. No step is open; `me` is NULL for private
+ * ones.
  */
 bool td__fifo_put_quick_private(td_queue *queue, const void *item);
 bool td__fifo_put_quick_shared(td_queue *queue, td__party *me, const void *item);

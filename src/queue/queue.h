@@ -141,8 +141,8 @@ extern uint16_t td__queue_life;
 
 /*
  * The places of a run that `whose` owns (`owner` in its state) go on without items: what was in them, or was to come,
- * counts as skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false: gives up
- * instead of waiting for the latch, and returns false.
+ * counts as skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false:
+ * gives up instead of waiting for the latch, and returns false.
  */
 bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
                     uint16_t owner, bool wait);

@@ -3,13 +3,13 @@
  * The ring: claiming places and giving them back. See docs/design/queue.md for how it works, queue.h for the words.
  *
  * Who may change a cell's state: at EMPTY, FULL and BACK anybody, by a compare-and-swap that makes him its owner; at
- * WRITING and READING its owner, by a store, and for a dead owner the repair. Positions are claimed in order, by puts and
- * by gets (BACK has been claimed: it is taken out of turn).
+ * WRITING and READING its owner, by a store, and for a dead owner the repair. Positions are claimed in order, by puts
+ * and by gets (BACK has been claimed: it is taken out of turn).
  *
- * A run: several cells, one after the other, are claimed by one compare-and-swap of the first, if all are EMPTY, or FULL,
- * of its lap. They are so still when it succeeds: the others could only have been claimed after the first. Nobody looks
- * at them before the first is given up, since all come to them by way of it, and its state says how far to go on; so
- * they change without ado, the first one last. That holds for hints, too: none points into a run of its kind.
+ * A run: several cells, one after the other, are claimed by one compare-and-swap of the first, if all are EMPTY, or
+ * FULL, of its lap. They are so still when it succeeds: the others could only have been claimed after the first. Nobody
+ * looks at them before the first is given up, since all come to them by way of it, and its state says how far to go on;
+ * so they change without ado, the first one last. That holds for hints, too: none points into a run of its kind.
  */
 #ifndef TD_QUEUE_WHEEL_H
 #define TD_QUEUE_WHEEL_H

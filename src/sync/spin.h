@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How those who want a read-write lock spin before they line up: for about as long as it takes to wake an idle processor
- * (see td__spin_looks, which everybody else uses), giving theirs away every now and then, for who has the lock may need it.
- * Once in line, everything goes in order, from sleep to sleep: with more threads than processors that is a hundred times
- * slower, so it is put off. With one processor it does nothing but give it away.
+ * How those who want a read-write lock spin before they line up: for about as long as it takes to wake an idle
+ * processor (see td__spin_looks, which everybody else uses), giving theirs away every now and then, for who has the
+ * lock may need it. Once in line, everything goes in order, from sleep to sleep: with more threads than processors that
+ * is a hundred times slower, so it is put off. With one processor it does nothing but give it away.
  */
 #ifndef TD_SYNC_SPIN_H
 #define TD_SYNC_SPIN_H

@@ -87,8 +87,8 @@ static void cancel_ends(td__party *me, const td_cancel *cancel)
  */
 #define SPIN_LOOKS      1024
 #define SPIN_GIVE_UP    5
-#define SPIN_ONE_IN     16
-#define SPIN_AN_ATTEMPT 256
+#define SPIN_ONE_IN     32
+#define SPIN_AN_ATTEMPT 64
 
 unsigned td__spin_looks(td__party *me)
 {

@@ -2,7 +2,13 @@
 /* Read-write locks: many readers or one writer, in order of arrival, and nothing left of those who die. */
 #include "monitors.h"
 
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "sync/wait.h"
@@ -385,6 +391,63 @@ TEST(readers_and_writers_pthread)
     pthread_rwlock_init(&t->theirs, NULL);
     stress(&mode_private, t);
     object_free(&mode_private, t);
+}
+
+/* From now on the kernel refuses barriers to the calling thread, and to what it starts. */
+static void refuse_barriers(void *unused)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { TD__COUNT(filter), filter };
+    (void)unused;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(EXIT_WORKER);
+}
+
+/* Nobody reads by its record there. */
+HELPER(reads_and_writes_without_barriers)
+{
+    static const mode *const modes[] = { &mode_private, &mode_thread, &mode_forkserver, &mode_fork };
+    for (size_t i = 0; i < TD__COUNT(modes); i++) {
+        table *t = object_new(modes[i], sizeof *t);
+        stress(modes[i], t);
+        CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+        CHECK_INT(td__me->reading_top, 0);
+        td_rwlock_release(&t->lock);
+        table_free(modes[i], t);
+    }
+    return harness_failed();
+}
+
+TEST(barriers_refused)
+{
+    helper_options options = { .before = refuse_barriers };
+    CHECK_INT(helper_run(&options, "reads_and_writes_without_barriers", NULL), 0);
+}
+
+static int reads_and_writes_in_a_sandbox(td_call *call)
+{
+    if (NUMBER(call) % 3 == 0)
+        refuse_barriers(NULL);
+    return reads_and_writes(call);
+}
+
+/* Some are refused them when they, and others, read by their records already. */
+TEST_PLACES(barriers_refused_later)
+{
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[6];
+    t->rounds = 500 / SLOW;
+    for (int i = 0; i < 6; i++)
+        w[i] = begin(how, reads_and_writes_in_a_sandbox, t, i);
+    for (int i = 0; i < 6; i++)
+        end_well(w[i]);
+    CHECK_INT(t->first, t->second);
+    table_free(how, t);
 }
 
 static int reads_until_told(td_call *call)
