@@ -128,14 +128,14 @@ void td__spawner_unref(td__spawner *spawner)
 /* A process that is dying, with the spawner: repairs must not begin before it is dead. */
 static void party_lost(pid_t pid)
 {
-    if (!td__parties_of(pid))
-        return;
-    int fd = td__pid_fd(pid);
-    bool ready;
-    if (fd >= 0)
-        td__poll(&fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
-    td__close(fd);
-    td__parties_died(pid);
+    if (td__parties_of(pid)) {
+        int fd = td__pid_fd(pid);
+        bool ready;
+        if (fd >= 0)
+            td__poll(&fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
+        td__close(fd);
+    }
+    td__parties_died(pid); /* also if the spawner has marked them: it may not have come to tell */
 }
 
 void td__spawner_lost(td__spawner *spawner)
