@@ -262,6 +262,19 @@ static td__segment *make_segment(td__spawner *spawner)
     return segment;
 }
 
+/* One that cannot be used. If it serves, it may have spares: it is asked to end, as it waits for them then; killed, it
+ * would leave them dying. */
+static void end_unwatched(const td__spawner *spawner, bool serves)
+{
+    td__message message = { .what = TD__QUIT };
+    bool ready = false;
+    if (serves && td__send(spawner->control, &message, sizeof message, NULL, 0) == 0)
+        td__poll(&spawner->pid_fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
+    if (!ready)
+        td__pid_fd_kill(spawner->pid_fd, SIGKILL);
+    td__poll(&spawner->pid_fd, &ready, 1, 0);
+}
+
 static int start_it(td__spawner *spawner, const char *for_whom)
 {
     int control[2] = { -1, -1 }, self = -1, code = 0;
@@ -314,6 +327,7 @@ static int start_it(td__spawner *spawner, const char *for_whom)
         code = hear(spawner, TD__HELLO, td__deadline(td_s(HELLO_LIMIT_S)), &message, for_whom);
     if (code == 0)
         code = hear(spawner, TD__READY, 0, &message, for_whom);
+    bool serves = code == 0;
     if (code == 0 && message.code != 0)
         code = td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner's .prepare returned %d", for_whom,
                         message.code);
@@ -325,9 +339,7 @@ static int start_it(td__spawner *spawner, const char *for_whom)
     if (code == 0 && td__watch_spawner(spawner) < 0)
         code = failed(for_whom, "watcher", errno);
     if (code != 0 && spawner->pid_fd >= 0) {
-        bool ready;
-        td__pid_fd_kill(spawner->pid_fd, SIGKILL);
-        td__poll(&spawner->pid_fd, &ready, 1, 0);
+        end_unwatched(spawner, serves);
     }
     return code;
 }
