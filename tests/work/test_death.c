@@ -549,6 +549,8 @@ static void start_refused(void (*what)(void))
 /* Catches: a spare that was taken and got no work, and is lost; one that died meanwhile and is given work. */
 TEST(spares_that_get_no_work)
 {
+    if (SANITIZED)
+        SKIP("a sanitizer ends a program without address space");
     REQUIRE(getrlimit(RLIMIT_AS, &space_limit) == 0);
     spawner_of_start = find_spawner();
     for (int round = 0; round < 3; round++) {
