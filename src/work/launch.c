@@ -138,6 +138,24 @@ static void party_lost(pid_t pid)
     td__parties_died(pid); /* also if the spawner has marked them: it may not have come to tell */
 }
 
+/* Its spares are told of its end by the kernel: who learns of it after this finds them gone. The names are those of
+ * processes that the spawner had not seen end. */
+static void await_spares(const td__spawner *spawner)
+{
+    int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
+    for (uint32_t lane = 0; lane < spawner->lane_count; lane++) {
+        uint32_t named = td__load_acquire(&spawner->segment->spare_slots[lane]) & ~TD__SPARE_TAKEN;
+        pid_t pid = named > 0 && named <= TD__SLOTS
+                        ? (pid_t)td__load_acquire(&td__slot_at(spawner->segment, named - 1)->pid)
+                        : 0;
+        int fd = pid > 0 ? td__pid_fd(pid) : -1;
+        bool ready;
+        if (fd >= 0)
+            td__poll(&fd, &ready, 1, deadline);
+        td__close(fd);
+    }
+}
+
 void td__spawner_lost(td__spawner *spawner)
 {
     td__parties_died(spawner->pid);
@@ -158,6 +176,7 @@ void td__spawner_lost(td__spawner *spawner)
             td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
         }
     }
+    await_spares(spawner);
 }
 
 /* --- starting ---------------------------------------------------------------------------------------------- */

@@ -386,6 +386,33 @@ TEST(spawner_killed_while_idle)
     }
 }
 
+static pid_t spawner_of_start;
+
+/* The spares of the spawner that sleep; returns how many. */
+static int sleeping_spares(pid_t *pids, int capacity)
+{
+    proc list[64];
+    int n = list_others(list, 64), count = 0;
+    for (int i = 0; i < n && i < 64; i++)
+        if (list[i].ppid == spawner_of_start && list[i].state == 'S' && strcmp(list[i].comm, "tandem-spare") == 0 &&
+            count < capacity)
+            pids[count++] = list[i].pid;
+    return count;
+}
+
+/* Catches, now and then: a td_finish that returns while the spares of a spawner that was killed are still dying. */
+TEST(spawner_killed_just_before_the_finish)
+{
+    for (int i = 0; i < 20; i++) {
+        spawner_of_start = find_spawner();
+        pid_t spares[2];
+        WAIT_UNTIL(sleeping_spares(spares, 2) == 2, 10);
+        kill(spawner_of_start, SIGKILL);
+        CHECK_OK(td_finish());
+        CHECK_NOTHING_LEFT();
+    }
+}
+
 static atomic_bool stop;
 static atomic_int starts_failed, starts_done;
 
@@ -441,7 +468,6 @@ static void kill_workers(pid_t spawner)
  */
 static char *unreadable;
 static void (*when_held_up)(void);
-static pid_t spawner_of_start;
 
 static void held_up(int signal)
 {
@@ -467,18 +493,6 @@ static int start_held_up(td_worker *w, void (*what)(void))
     sigaction(SIGSEGV, &before, NULL);
     munmap(unreadable, 4096);
     return code;
-}
-
-/* The spares of the spawner that sleep; returns how many. */
-static int sleeping_spares(pid_t *pids, int capacity)
-{
-    proc list[64];
-    int n = list_others(list, 64), count = 0;
-    for (int i = 0; i < n && i < 64; i++)
-        if (list[i].ppid == spawner_of_start && list[i].state == 'S' && strcmp(list[i].comm, "tandem-spare") == 0 &&
-            count < capacity)
-            pids[count++] = list[i].pid;
-    return count;
 }
 
 /* Kills both spares, and waits until there are others, which have looked at their lanes and sleep. */
