@@ -82,14 +82,19 @@ bool taken[ITEMS + CAP];
 #define OWN(w) (C.lap == LAP && C.owner == me && C.phase == w)
 #define AT(i)  cell[(pos + i) % CAP] /* of a run */
 #define EMPTIED(c) d_step { c.lap = c.lap + 1; c.phase = EMPTY; c.owner = NOBODY; c.span = 1 }
-/* How many cells, from this one on: any number that is possible. */
+/* How many cells, from this one on: any number that is possible, or the most. */
+#ifdef GREEDY
+#define ENOUGH else
+#else
+#define ENOUGH true
+#endif
 #define CHOOSE(most, w)                                                        \
     atomic {                                                                   \
         span = 1;                                                              \
         do                                                                     \
         :: span < most && span < LONGEST && pos % CAP + span < CAP &&          \
                AT(span).lap == LAP && AT(span).phase == w -> span++            \
-        :: break                                                               \
+        :: ENOUGH -> break                                                     \
         od                                                                     \
     }
 #define LAPS (seen_lap - LAP)
