@@ -152,12 +152,6 @@ static inline void leave_place(td__party *me, const rwlock *l, int at)
         poke_writer(gate);
 }
 
-static void leave_at_end(td__party *me, int at)
-{
-    uintptr_t gate = td__load_relaxed(&me->reading[at]);
-    leave_place(me, (const rwlock *)(gate - offsetof(rwlock, gate)), at);
-}
-
 /* Was it used in this process already, and not in another life? */
 static bool is_of_this_life(const rwlock *l)
 {
@@ -751,12 +745,47 @@ static uint32_t find(const td__party *me, const rwlock *l, uint32_t *what)
     return (uint32_t)at;
 }
 
+/*
+ * Does somebody hold the latch? Who opens the gate lets go of the latch only after that, and writes to the lock so. Who
+ * came in by that gate, as the last one to use the lock, must not leave, and free it, before. It sees this owner, or
+ * that it has let go: the owner was there before the gate was opened, and whoever comes in by the gate acquires it.
+ * Acquire: the other's last store, before what the lock's memory is used for next.
+ */
+static inline bool is_latched(const rwlock *l)
+{
+    return td__unlikely(td__load_acquire(&l->monitor.latch.owner) != 0);
+}
+
+/* A closed gate has been closed by one who had the latch later: the one who opened it before has let go. */
+static __attribute__((noinline, cold)) void await_latch(td__party *me, rwlock *l)
+{
+    if (td__load_relaxed(&l->gate) & BITS(CLOSED))
+        return;
+    td__monitor_check(&l->monitor, left_by_fork); /* else an owner that is not there would be waited for */
+    td__section_enter(me, &l->monitor.latch);
+    td__monitor_leave(me, &l->monitor);
+}
+
+static inline void leave_reading(td__party *me, rwlock *l, int at)
+{
+    if (is_latched(l))
+        await_latch(me, l);
+    leave_place(me, l, at);
+}
+
+static void leave_at_end(td__party *me, int at)
+{
+    uintptr_t gate = td__load_relaxed(&me->reading[at]);
+    leave_reading(me, (rwlock *)(gate - offsetof(rwlock, gate)), at);
+}
+
 /* As the last thing it named, and nobody has come since: then it is free by one step, after which nothing of it is
- * touched. */
+ * touched. Not while the latch is taken: the slow way waits for it, and so for nobody longer than for a section. */
 static inline bool leave_quickly(td__party *me, rwlock *l)
 {
     uint32_t gate = td__load_relaxed(&l->gate), count = me->held_count;
-    if (gate & BITS(CLOSED) || WRITER(gate) != me->index || count == 0 || me->held[count - 1] != ((uintptr_t)l | WRITE))
+    if (gate & BITS(CLOSED) || WRITER(gate) != me->index || count == 0 ||
+        me->held[count - 1] != ((uintptr_t)l | WRITE) || is_latched(l))
         return false;
     /* Release: what the writer did, to whoever comes in. Another may just be closing the gate. */
     if (!td__cas_release(&l->gate, &gate, gate & ~(me->index * WRITER_ONE)))
@@ -781,7 +810,7 @@ static __attribute__((noinline, cold)) void release_otherwise(td__party *me, rwl
 {
     int at = place_of(me, (uintptr_t)&l->gate);
     if (at >= 0)
-        leave_place(me, l, at);
+        leave_reading(me, l, at);
     else
         release_slowly(me, l);
 }
@@ -793,7 +822,7 @@ void td_rwlock_release(td_rwlock *lock)
     if (td__unlikely(!me || !l))
         release_slowly(me, l);
     else if (td__likely(td__load_relaxed(&me->reading[0]) == (uintptr_t)&l->gate))
-        leave_place(me, l, 0);
+        leave_reading(me, l, 0);
     else if (td__unlikely(!leave_quickly(me, l)))
         release_otherwise(me, l);
 }

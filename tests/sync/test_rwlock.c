@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "sync/section.h"
 #include "sync/wait.h"
 
 enum { HAS, END };
@@ -522,6 +523,37 @@ TEST_PLACES(readers_do_not_starve)
     for (int i = 0; i < 3; i++)
         end_well(w[i]);
     table_free(how, t);
+}
+
+static int acquires_and_releases(td_call *call)
+{
+    table *t = OBJECT(call);
+    REQUIRE(td__party_self()); /* else it comes slowly */
+    CHECK_INT(NUMBER(call) ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG),
+              0);
+    t->got[0] = 1;
+    td_rwlock_release(&t->lock);
+    t->got[1] = 1;
+    return 0;
+}
+
+/* Catches: a last user who comes and goes, and may free the lock, while the one who has opened the gate for it has not
+ * yet let go of the latch: which writes to it. */
+TEST_PLACES(who_leaves_last_leaves_after_who_let_it_in)
+{
+    for (int writes = 0; writes <= 1; writes++) {
+        table *t = object_new(how, sizeof *t);
+        td__latch *latch = (td__latch *)(void *)&t->lock;
+        td__section_enter(td__party_self(), latch); /* as at the end of a slow release */
+        td_worker *w = begin(how, acquires_and_releases, t, writes);
+        /* It has it, in spite of the latch, and then waits for that. */
+        UNTIL(t->got[1] || (t->got[0] && td__load_relaxed(&latch->contended) & TD__SLEEPERS));
+        CHECK(!t->got[1]);
+        td__section_leave(td__party_self(), latch);
+        end_well(w);
+        CHECK(t->got[1]);
+        table_free(how, t);
+    }
 }
 
 /* --- deaths ------------------------------------------------------------------------------------------------ */
