@@ -40,6 +40,7 @@
 #include "sync/monitor.h"
 #include "sync/spin.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 typedef struct rwlock {
     td__monitor monitor;
@@ -324,6 +325,10 @@ static void let_in(td__party *me, rwlock *l, admitted *in)
 
 static void leave(td__party *me, rwlock *l, const admitted *in)
 {
+    /* The number of readers is stored before the look at the gate: either a writer that drains finds it, or we find
+     * ASLEEP. Its barrier sees to that; where there is none for this process, we do. */
+    if (td__unlikely(td__release_by_exchange))
+        td__fence_seq_cst();
     uint32_t gate = td__load_relaxed(&l->gate);
     td__section_commit(me);
     open_gate(l);
@@ -677,7 +682,8 @@ static __attribute__((noinline)) int acquire(td_rwlock *lock, uint32_t what, pat
         return drain(me, l, &how);
     if (r == BUSY) { /* a try: no need to close the gate for it */
         uint16_t writer = td__load_relaxed(&l->writer);
-        if (writer != 0 && writer != me->index)
+        /* Who reads already is let in, or told that it would wait for itself. */
+        if (writer != 0 && writer != me->index && !reads(me, l))
             return td__fail_quick(TD_EBUSY);
     }
     return acquire_slowly(lock, what, &how);
@@ -719,7 +725,8 @@ int td_rwlock_try_acquire_write(td_rwlock *lock)
     td__party *me = td__me;
     rwlock *l = inside(lock);
     /* Looked at first, so as not to close it to others for nothing. */
-    if (me && l && td__load_relaxed(&l->gate) == BITS(BY_RECORD) && !is_drained(l, NULL) && !reads(me, l))
+    if (me && l && td__load_relaxed(&l->gate) == BITS(BY_RECORD) && is_of_this_life(l) && !is_drained(l, NULL) &&
+        !reads(me, l))
         return td__fail_quick(TD_EBUSY);
     return acquire(lock, WRITE, (patience){ .none = true });
 }
@@ -877,6 +884,8 @@ bool td_rwlock_owned_write(const td_rwlock *lock)
 void td_rwlock_destroy(td_rwlock *lock)
 {
 #ifdef TD_DEBUG
+    if (lock)
+        td__use_settle(lock, sizeof *lock);
     if (lock && (td_rwlock_readers(lock) || td_rwlock_writing(lock)))
         td__bug("td_rwlock_destroy: lock %p is held", (void *)lock);
 #else

@@ -556,6 +556,22 @@ TEST_PLACES(who_leaves_last_leaves_after_who_let_it_in)
     }
 }
 
+/* Catches: a thread that reads already, and is refused as others are, while a writer drains with the gate open. */
+TEST_PLACES(a_reader_may_try_again_past_a_writer_that_came_quickly)
+{
+    table *t = object_new(how, sizeof *t);
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    td_worker *w = begin(how, acquires_and_releases, t, 1);
+    UNTIL(waiters(t) == 1);
+    CHECK_INT(gate_half(&t->lock, 1) & 1, 0);
+    CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
+    CHECK_ERROR(td_rwlock_try_acquire_write(&t->lock), TD_EDEADLOCK);
+    td_rwlock_release(&t->lock);
+    td_rwlock_release(&t->lock);
+    end_well(w);
+    table_free(how, t);
+}
+
 /* --- deaths ------------------------------------------------------------------------------------------------ */
 
 static void *ends_reading(void *argument)
@@ -860,18 +876,21 @@ TEST(all_killed_together)
 
 /* --- forks, faults ----------------------------------------------------------------------------------------- */
 
-static td_rwlock forked[4];
+static td_rwlock forked[5];
 
 static void *waits_or_holds(void *argument)
 {
     (void)argument;
     CHECK_INT(td_rwlock_acquire_read(&forked[2]), 0);
     CHECK_INT(td_rwlock_acquire_write(&forked[3]), 0);
+    CHECK_INT(td_rwlock_acquire_write(&forked[4]), 0);
+    td_rwlock_downgrade(&forked[4]);
     event_set(HAS);
     CHECK_INT(td_rwlock_acquire_read_for(&forked[0], LONG), 0);
     td_rwlock_release(&forked[0]);
     td_rwlock_release(&forked[2]);
     td_rwlock_release(&forked[3]);
+    td_rwlock_release(&forked[4]);
     return NULL;
 }
 
@@ -889,6 +908,7 @@ static void check_child(void)
     CHECK_INT(td_rwlock_try_acquire_write(&forked[1]), 0);
     CHECK_INT(td_rwlock_try_acquire_write(&forked[2]), 0);
     CHECK_INT(td_rwlock_try_acquire_read(&forked[3]), TD_OWNER_DIED);
+    CHECK_INT(td_rwlock_try_acquire_write(&forked[4]), 0);
 }
 
 TEST(a_fork_keeps_what_the_forking_thread_holds)
