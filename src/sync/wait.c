@@ -83,8 +83,8 @@ static void cancel_ends(td__party *me, const td_cancel *cancel)
 /*
  * How long to spin before sleeping. Waking an idle processor takes 35 to 50 us on virtual machines, a hand-off between
  * two that spin 0.1 us: so who waits spins about as long as a wake-up takes, and so is never worse than twice the best.
- * Halved with each failure; then 1 in so many waits makes an attempt, as long as the first: who waits for a sleeper sees
- * him only then. If that succeeds, all is as at the beginning, so that the other has the time to find out, too.
+ * Halved with each failure; then 1 in so many waits makes an attempt, as long as the first: who waits for a sleeper
+ * sees him only then. If that succeeds, all is as at the beginning, so that the other has the time to find out, too.
  */
 #define SPIN_LOOKS      1024
 #define SPIN_GIVE_UP    5
