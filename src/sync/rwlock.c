@@ -16,9 +16,10 @@
  *   ASLEEP                the writer sleeps until they have left, and wants to be poked
  *   COOL                  so many readers more are to be counted before they go by their records
  *
- * Invariants: without CLOSED nobody is on the list. Without CLOSED and BY_RECORD, `readers` is 0. With neither
- * BY_RECORD nor DRAINS no record names the gate, but for those who are about to find out that they must take it back. A
- * writer without DRAINS is alone.
+ * Invariants: without CLOSED nobody is on the list. With none of CLOSED, BY_RECORD and DRAINS `readers` is 0. With
+ * neither BY_RECORD nor DRAINS no record names the gate, but for those who are about to find out that they must take it
+ * back. A writer without DRAINS is alone. Who opens the gate has the latch, and writes no more to the lock once it has
+ * let go of it; who comes in by an open gate sees to it, when it leaves, that this has happened.
  *
  * Under the latch, in sections: the number of counted readers, the writer, a list of those who wait, in the order of
  * their coming. Nobody overtakes: who comes while others wait, waits behind them. Who leaves lets in those at the
