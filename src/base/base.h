@@ -48,6 +48,7 @@ int td__pending(void);
 #define td__load_seq_cst(p)         atomic_load_explicit((p), memory_order_seq_cst)
 #define td__store_seq_cst(p, v)     atomic_store_explicit((p), (v), memory_order_seq_cst)
 #define td__fetch_add_seq_cst(p, v) atomic_fetch_add_explicit((p), (v), memory_order_seq_cst)
+#define td__fetch_or_seq_cst(p, v)  atomic_fetch_or_explicit((p), (v), memory_order_seq_cst)
 #define td__fetch_and_seq_cst(p, v) atomic_fetch_and_explicit((p), (v), memory_order_seq_cst)
 #define td__exchange_seq_cst(p, v)  atomic_exchange_explicit((p), (v), memory_order_seq_cst)
 #define td__cas_seq_cst(p, expected, v) \

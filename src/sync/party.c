@@ -425,11 +425,37 @@ static void tell_of_deaths(td__region *region)
     td__futex_wake(&region->deaths, INT_MAX, true);
 }
 
+/* Not for a worker that has no process yet, whose pid is 0: so are free entries. */
+static bool entry_says(td__region *region, uint32_t pid)
+{
+    uint32_t top = region && td__shared_size && pid & ~DEAD ? td__load_acquire(&region->party_top) : 0;
+    /* Acquire: who finds none any more sees what their repair wrote, in the objects too. */
+    for (uint32_t i = 1; i < top && i < region->parties; i++)
+        if ((uint32_t)td__load_acquire(td__party_entry(i)) == pid)
+            return true;
+    return false;
+}
+
+bool td__parties_of(pid_t pid)
+{
+    return entry_says(td__the_region, (uint32_t)pid);
+}
+
+/* By who learns of a death by the marks alone: who made them may not have told since, and may never, being dead. As the
+ * word is now, a repair that has found no marks may be just about to clear the bit. */
+static void tell_of_marks(td__region *region, pid_t pid)
+{
+    if (entry_says(region, (uint32_t)pid | DEAD))
+        tell_of_deaths(region);
+}
+
 void td__parties_died(pid_t pid)
 {
     td__region *region = td__the_region;
-    if (!td__parties_of(pid))
+    if (!td__parties_of(pid)) {
+        tell_of_marks(region, pid);
         return;
+    }
     tell_of_deaths(region);
     uint32_t top = td__load_acquire(&region->party_top);
     for (uint32_t i = 1; i < top && i < region->parties; i++) {
@@ -448,8 +474,10 @@ void td__parties_await_death(pid_t pid)
     int64_t deadline = td__deadline(td_s(1));
     while (region && td__shared_size && td__now() < deadline) {
         uint32_t word = td__load_acquire(&region->deaths);
-        if (!td__parties_of(pid))
+        if (!td__parties_of(pid)) {
+            tell_of_marks(region, pid);
             return;
+        }
         td__futex_wait(&region->deaths, word, deadline, true);
     }
 }
@@ -548,7 +576,7 @@ static void poke_all(td__region *region)
             td__party_poke(td__party_at(i));
 }
 
-/* There were none when the word was like this. */
+/* There were none after the word was like this. */
 static void tell_of_repair(td__region *region, uint32_t word)
 {
     /* Release: what was repaired, to those who free it. Failing, others have died, or another one has told. */
@@ -616,16 +644,19 @@ void td__parties_settle(const volatile void *at, size_t size)
     td__latch *latch = (td__latch *)(void *)region->repair;
     td__party *me = td__party_self();
     for (bool settled = !me; !settled;) {
-        bool some = false;
+        bool some = false, all = false;
         uint32_t word = td__load_acquire(&region->deaths);
         if (td__section_try(me, latch)) {
             if (named_by_dead(region, (uintptr_t)at, size))
                 repair_all(region, me, &some);
             settled = !named_by_dead(region, (uintptr_t)at, size);
+            all = !any_dead(region);
             td__section_leave(me, latch);
         }
         if (some)
             poke_all(region);
+        if (all) /* told by one who saw marks, after the repair: no other one may come for long */
+            tell_of_repair(region, word);
         /* Somebody is inside what the repair needs: for a moment, or dead, and soon heard of. */
         if (!settled)
             td__futex_wait(&region->deaths, word, td__deadline(td_ms(1)), true);
@@ -639,17 +670,6 @@ void td__parties_poke(pid_t pid)
     for (uint32_t i = 1; i < top && i < region->parties; i++)
         if ((uint32_t)td__load_relaxed(td__party_entry(i)) == (uint32_t)pid)
             td__party_poke(td__party_at(i));
-}
-
-bool td__parties_of(pid_t pid)
-{
-    td__region *region = td__the_region;
-    uint32_t top = region && td__shared_size ? td__load_acquire(&region->party_top) : 0;
-    /* Acquire: who finds none any more sees what their repair wrote, in the objects too. */
-    for (uint32_t i = 1; i < top && i < region->parties; i++)
-        if ((uint32_t)td__load_acquire(td__party_entry(i)) == (uint32_t)pid)
-            return true;
-    return false;
 }
 
 void td__parties_looked(void)

@@ -194,8 +194,10 @@ bool td__parties_repair(void);
 
 /*
  * The region's word `deaths`: a number that grows before and after each td__parties_died has marked its entries, and
- * a bit: there may be marked ones. It is set before the first one is marked, and cleared by a repair that has found
- * none, if the number is still as it was before it looked. So it is set while a repair may touch what the dead name.
+ * whenever somebody has found such marks; and a bit: there may be marked ones. It is cleared by a repair that has found
+ * none, if the number is still as it was before it looked. So it is set while a repair may touch what the dead name,
+ * for all who have learned of their death: by td__parties_died, after which it is told, or by td__parties_await_death,
+ * which counts once more, for between marks and count a repair that looked before the marks may clear it.
  */
 #define TD__DEATHS_PENDING 1u
 #define TD__DEATHS_ONE     2u

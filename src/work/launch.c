@@ -128,14 +128,32 @@ void td__spawner_unref(td__spawner *spawner)
 /* A process that is dying, with the spawner: repairs must not begin before it is dead. */
 static void party_lost(pid_t pid)
 {
-    if (!td__parties_of(pid))
-        return;
-    int fd = td__pid_fd(pid);
-    bool ready;
-    if (fd >= 0)
-        td__poll(&fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
-    td__close(fd);
-    td__parties_died(pid);
+    if (td__parties_of(pid)) {
+        int fd = td__pid_fd(pid);
+        bool ready;
+        if (fd >= 0)
+            td__poll(&fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
+        td__close(fd);
+    }
+    td__parties_died(pid); /* also if the spawner has marked them: it may not have come to tell */
+}
+
+/* Its spares are told of its end by the kernel: who learns of it after this finds them gone. The names are those of
+ * processes that the spawner had not seen end. */
+static void await_spares(const td__spawner *spawner)
+{
+    int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
+    for (uint32_t lane = 0; lane < spawner->lane_count; lane++) {
+        uint32_t named = td__load_acquire(&spawner->segment->spare_slots[lane]) & ~TD__SPARE_TAKEN;
+        pid_t pid = named > 0 && named <= TD__SLOTS
+                        ? (pid_t)td__load_acquire(&td__slot_at(spawner->segment, named - 1)->pid)
+                        : 0;
+        int fd = pid > 0 ? td__pid_fd(pid) : -1;
+        bool ready;
+        if (fd >= 0)
+            td__poll(&fd, &ready, 1, deadline);
+        td__close(fd);
+    }
 }
 
 void td__spawner_lost(td__spawner *spawner)
@@ -158,6 +176,7 @@ void td__spawner_lost(td__spawner *spawner)
             td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
         }
     }
+    await_spares(spawner);
 }
 
 /* --- starting ---------------------------------------------------------------------------------------------- */
@@ -262,6 +281,19 @@ static td__segment *make_segment(td__spawner *spawner)
     return segment;
 }
 
+/* One that cannot be used. If it serves, it may have spares: it is asked to end, as it waits for them then; killed, it
+ * would leave them dying. */
+static void end_unwatched(const td__spawner *spawner, bool serves)
+{
+    td__message message = { .what = TD__QUIT };
+    bool ready = false;
+    if (serves && td__send(spawner->control, &message, sizeof message, NULL, 0) == 0)
+        td__poll(&spawner->pid_fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
+    if (!ready)
+        td__pid_fd_kill(spawner->pid_fd, SIGKILL);
+    td__poll(&spawner->pid_fd, &ready, 1, 0);
+}
+
 static int start_it(td__spawner *spawner, const char *for_whom)
 {
     int control[2] = { -1, -1 }, self = -1, code = 0;
@@ -314,6 +346,7 @@ static int start_it(td__spawner *spawner, const char *for_whom)
         code = hear(spawner, TD__HELLO, td__deadline(td_s(HELLO_LIMIT_S)), &message, for_whom);
     if (code == 0)
         code = hear(spawner, TD__READY, 0, &message, for_whom);
+    bool serves = code == 0;
     if (code == 0 && message.code != 0)
         code = td__fail(TD_ESPAWNER, "cannot start worker '%s': the spawner's .prepare returned %d", for_whom,
                         message.code);
@@ -325,9 +358,7 @@ static int start_it(td__spawner *spawner, const char *for_whom)
     if (code == 0 && td__watch_spawner(spawner) < 0)
         code = failed(for_whom, "watcher", errno);
     if (code != 0 && spawner->pid_fd >= 0) {
-        bool ready;
-        td__pid_fd_kill(spawner->pid_fd, SIGKILL);
-        td__poll(&spawner->pid_fd, &ready, 1, 0);
+        end_unwatched(spawner, serves);
     }
     return code;
 }

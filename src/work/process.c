@@ -193,24 +193,67 @@ static void call(td__slot *slot, uint32_t how)
         td__futex_wake(&slot->called, 1, true);
 }
 
+/* A spare in this state that reads the lane: its slot is ours then. */
+static bool take_spare(const td__spawner *spawner, uint32_t lane, unsigned state, uint32_t *index, uint32_t *generation)
+{
+    _Atomic uint32_t *hint = &spawner->segment->spare_slots[lane];
+    uint32_t named = td__load_acquire(hint);
+    if (named == 0 || named > TD__SLOTS) /* or taken */
+        return false;
+    td__slot *slot = td__slot_at(spawner->segment, named - 1);
+    uint64_t word = td__load_acquire(&slot->word), spare = word;
+    if (TD__WORD_STATE(word) != state || TD__WORD_OWNER(word) != TD__OWNER_SPAWNER)
+        return false;
+    /* Once more, for the slot may have got another use since, on another lane. The spawner takes the name away before
+     * the slot becomes free: so it is of the use that the word told of. */
+    if (td__load_acquire(hint) != named)
+        return false;
+    *index = named - 1;
+    *generation = TD__WORD_GENERATION(word);
+    if (!td__cas_seq_cst(&slot->word, &spare, TD__WORD(*generation, owner_for(spawner), TD__TAKEN)))
+        return false;
+    td__cas_acq_rel(hint, &named, named | TD__SPARE_TAKEN);
+    return true;
+}
+
+/* A spare that has got no work: it waits on, and can be taken again. The hint first, while the slot is ours: it is
+ * there only if the spawner has not heard of the spare's death, and then takes it away. */
+static void put_back(const td__spawner *spawner, uint32_t lane, uint32_t index, uint32_t generation)
+{
+    td__segment *segment = spawner->segment;
+    td__slot *slot = td__slot_at(segment, index);
+    uint32_t taken = (index + 1) | TD__SPARE_TAKEN;
+    uint64_t again = TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE);
+    td__slot_drop_request(segment, spawner->file, index);
+    td__cas_acq_rel(&segment->spare_slots[lane], &taken, index + 1);
+    /* Sequentially consistent, with the spawner's mark and its look at the word after it: if it takes this for a
+     * worker's death, we see the mark, and give the slot back. */
+    td__store_seq_cst(&slot->word, again);
+    if (td__load_seq_cst(&slot->done) & TD__ENDED &&
+        td__cas_seq_cst(&slot->word, &again, TD__WORD(generation, TD__OWNER_SPAWNER, TD__TAKEN)))
+        td__slot_end(segment, spawner->file, index, TD__RELEASED);
+}
+
+/* The request is on the lane. If the spare died before, nobody may read it, as long as nobody starts anything: the
+ * spawner is told. It forks the lane's next reader, or looks itself, only after it has marked the slot: so who sees no
+ * mark here knows that the message is found. */
+static void see_to_lane(const td__spawner *spawner, uint32_t lane, td__slot *slot)
+{
+    if (!(td__load_seq_cst(&slot->done) & TD__ENDED))
+        return;
+    td__message message = { .what = TD__LEFT, .slot = lane };
+    td__send(spawner->control, &message, sizeof message, NULL, 0);
+}
+
 /* Gives the work to a spare in this state. 0, NO_SPARE, SPAWNER_DEAD or a failure. */
 static int start_on_spare(start *start, unsigned state)
 {
     td__spawner *spawner = start->spawner;
-    td__segment *segment = spawner->segment;
     for (uint32_t lane = 0; lane < spawner->lane_count; lane++) {
-        uint32_t hint = td__load_acquire(&segment->spare_slots[lane]);
-        if (hint == 0 || hint > TD__SLOTS)
+        uint32_t index, generation;
+        if (!take_spare(spawner, lane, state, &index, &generation))
             continue;
-        uint32_t index = hint - 1;
-        td__slot *slot = td__slot_at(segment, index);
-        uint64_t word = td__load_acquire(&slot->word), spare = word;
-        if (TD__WORD_STATE(word) != state || TD__WORD_OWNER(word) != TD__OWNER_SPAWNER)
-            continue;
-        uint32_t generation = TD__WORD_GENERATION(word);
-        if (!td__cas_seq_cst(&slot->word, &spare, TD__WORD(generation, owner_for(spawner), TD__TAKEN)))
-            continue;
-        td__cas_acq_rel(&segment->spare_slots[lane], &hint, 0);
+        td__slot *slot = td__slot_at(spawner->segment, index);
         /* An idle processor takes longer to wake up than the request to write; on a busy one, where worker and starter
          * take turns, it would wake up twice. What was so the last time is a good guess. */
         if (td__load_relaxed(&spawner->apart))
@@ -219,27 +262,17 @@ static int start_on_spare(start *start, unsigned state)
         if (code == 0 && send_request(start, spawner->lanes[lane], index, generation) < 0)
             code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD
                                                          : td__start_failed(start->worker, "sendmsg", errno);
-        if (code == 0) {
-            call(slot, TD__SENT);
-            code = confirm(start, index);
-            uint32_t cpu = td__load_relaxed(&slot->worker_cpu);
-            td__store_relaxed(&spawner->apart, cpu != 0 && cpu != td__slot_cpu());
-            if (code == 0)
-                started(start, index);
+        if (code != 0) {
+            put_back(spawner, lane, index, generation);
             return code;
         }
-        /* It waits on, and can be taken again. If it has died meanwhile, the spawner took it for a worker's death and
-         * this gives the slot back. */
-        if (td__load_acquire(&slot->done) & TD__ENDED) {
-            td__slot_end(segment, spawner->file, index, TD__RELEASED);
-        } else {
-            uint64_t again = TD__WORD(generation, TD__OWNER_SPAWNER, TD__SPARE);
-            td__store_release(&slot->word, again);
-            if (!(td__load_acquire(&slot->done) & TD__ENDED))
-                td__store_release(&segment->spare_slots[lane], index + 1);
-            else if (td__cas_acq_rel(&slot->word, &again, TD__WORD(generation, TD__OWNER_SPAWNER, TD__TAKEN)))
-                td__slot_end(segment, spawner->file, index, TD__RELEASED);
-        }
+        call(slot, TD__SENT);
+        see_to_lane(spawner, lane, slot);
+        code = confirm(start, index);
+        uint32_t cpu = td__load_relaxed(&slot->worker_cpu);
+        td__store_relaxed(&spawner->apart, cpu != 0 && cpu != td__slot_cpu());
+        if (code == 0)
+            started(start, index);
         return code;
     }
     return NO_SPARE;

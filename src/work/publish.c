@@ -54,7 +54,7 @@ static bool joiner_first(void)
     if (!segment) /* the fork method */
         return true;
     for (uint32_t lane = 0; lane < TD__SPARES_MAX; lane++)
-        if (td__load_relaxed(&segment->spare_slots[lane]))
+        if (td__spare_waits(segment, lane))
             return true;
     return false;
 }

@@ -58,6 +58,14 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
     return -1;
 }
 
+void td__slot_drop_request(td__segment *segment, int file, uint32_t index)
+{
+    td__slot *slot = td__slot_at(segment, index);
+    if (slot->request.in_window)
+        td__punch(file, window_offset(index, 0), TD__WINDOW_HALF);
+    slot->request.in_window = 0;
+}
+
 void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
 {
     td__slot *slot = td__slot_at(segment, index);
@@ -66,11 +74,9 @@ void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
     uint32_t before = td__fetch_or_acq_rel(&slot->ends, end);
     if (before & end || !(before & other))
         return;
-    if (slot->request.in_window)
-        td__punch(file, window_offset(index, 0), TD__WINDOW_HALF);
+    td__slot_drop_request(segment, file, index);
     if (slot->reply.in_window)
         td__punch(file, window_offset(index, 1), TD__WINDOW_HALF);
-    slot->request.in_window = 0;
     slot->reply.in_window = 0;
     uint64_t word = td__load_relaxed(&slot->word);
     td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word), 0, TD__FREE));
@@ -85,8 +91,8 @@ void td__slot_mark(td__slot *slot, uint32_t how, bool signaled, int number)
 {
     slot->signaled = signaled;
     slot->number = number;
-    /* Release: publishes the two lines above to joiners. */
-    td__fetch_or_acq_rel(&slot->done, how);
+    /* Publishes the two lines above to joiners. Sequentially consistent, for put_back() in process.c. */
+    td__fetch_or_seq_cst(&slot->done, how);
     td__futex_wake(&slot->done, INT_MAX, true);
 }
 

@@ -118,6 +118,8 @@ typedef struct td__slot {
 } td__slot;
 _Static_assert(sizeof(td__slot) <= TD__SLOT_BYTES, "a slot is a page");
 
+#define TD__SPARE_TAKEN 0x80000000u /* in a spare's hint; by the starter that has it, which has the slot as well */
+
 typedef struct td__module {
     uint64_t base;
     uint32_t build_id_size;
@@ -139,15 +141,25 @@ typedef struct td__segment {
     td__circumstances circumstances;
     uint64_t environment_hash;
     /* at any time */
-    _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of its spare, if untaken, or 0. A hint */
+    _Atomic uint32_t spare_slots[TD__SPARES_MAX]; /* by lane: slot + 1 of the spare that reads it, with the bit below
+                                                   * if it is taken; or 0. The number is the spawner's to write: set
+                                                   * when the slot is of this lane, and cleared before it is free */
     _Atomic uint64_t in_use[TD__SLOTS / 64];      /* a hint where slots are free */
     unsigned char faults[64];
     td__module modules[TD__MODULES_MAX];
 } td__segment;
 _Static_assert(sizeof(td__segment) <= TD__HEADER_BYTES, "the header has room");
 
-/* What the spawner is told, with descriptors: the streams, the working directory, the connections. */
-enum { TD__START = 1, TD__RETIRE = 2, TD__QUIT = 3, TD__HELLO = 4, TD__READY = 5, TD__TAKEN_UP = 6 };
+/* Is there a spare on this lane that nobody has taken? A hint. */
+static inline bool td__spare_waits(const td__segment *segment, uint32_t lane)
+{
+    uint32_t hint = td__load_relaxed(&segment->spare_slots[lane]);
+    return hint != 0 && !(hint & TD__SPARE_TAKEN);
+}
+
+/* What the spawner is told, with descriptors: the streams, the working directory, the connections. TD__LEFT: on the
+ * lane with the number `slot` there is a message for a spare that died. */
+enum { TD__START = 1, TD__RETIRE = 2, TD__QUIT = 3, TD__HELLO = 4, TD__READY = 5, TD__TAKEN_UP = 6, TD__LEFT = 7 };
 typedef struct td__message {
     uint32_t what;
     uint32_t slot;
@@ -193,6 +205,9 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state);
 
 /* One of the two ends of a slot's use (TD__RELEASED, TD__GONE) has come; the second makes it free. */
 void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end);
+
+/* A request that was written and not sent: the pages of its window are given back. */
+void td__slot_drop_request(td__segment *segment, int file, uint32_t index);
 
 /* The worker's end has come: tells joiners; and (td__slot_ended) starters that still wait for its pid. */
 void td__slot_mark(td__slot *slot, uint32_t how, bool signaled, int number);

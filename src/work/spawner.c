@@ -109,7 +109,7 @@ static void become_worker(uint32_t index, int keep)
 static bool other_spares(uint32_t lane)
 {
     for (uint32_t other = 0; other < spawner.spares; other++)
-        if (other != lane && td__load_relaxed(&spawner.segment->spare_slots[other]))
+        if (other != lane && td__spare_waits(spawner.segment, other))
             return true;
     return false;
 }
@@ -175,17 +175,51 @@ static _Noreturn void be_spare(uint32_t index, uint32_t lane)
     td__task_run(spawner.segment, spawner.file, index, &message, fds, count);
 }
 
-/* A lane is free when nobody reads it, or its reader has read what was meant for it. */
+/* The slot of who reads the lane; -1: nobody any more, or it has read what was meant for it. */
+static int reader_of(uint32_t lane)
+{
+    int index = spawner.lane_slot[lane];
+    if (index >= 0 && td__load_acquire(&td__slot_at(spawner.segment, (uint32_t)index)->received))
+        index = spawner.lane_slot[lane] = -1;
+    return index;
+}
+
 static int free_lane(void)
 {
-    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
-        int index = spawner.lane_slot[lane];
-        if (index >= 0 && td__load_acquire(&td__slot_at(spawner.segment, (uint32_t)index)->received))
-            index = spawner.lane_slot[lane] = -1;
-        if (index < 0)
+    for (uint32_t lane = 0; lane < spawner.spares; lane++)
+        if (reader_of(lane) < 0)
             return (int)lane;
-    }
     return -1;
+}
+
+/* What is on a lane that nobody reads was meant for its last reader, which died: its descriptors, of which somebody may
+ * wait for the last one to be closed, must not wait for the next reader. */
+static void clear_lane(uint32_t lane)
+{
+    for (bool there = true; td__poll(&spawner.lanes[lane], &there, 1, 1) > 0;) {
+        td__message message;
+        int fds[TD__MESSAGE_FDS];
+        size_t count = TD__COUNT(fds);
+        ssize_t n = td__receive(spawner.lanes[lane], &message, sizeof message, fds, &count, false);
+        td__close_many(fds, count, -1);
+        if (n <= 0)
+            return;
+    }
+}
+
+/* The same when a starter tells that it has sent such a message. Whoever reads the lane now may have looked before the
+ * message was there, and sleep: called, it drops the message and waits for its own. Who is forked later looks later. */
+static void message_left(uint32_t lane)
+{
+    int index = lane < spawner.spares ? reader_of(lane) : -1;
+    if (index >= 0) {
+        td__slot *slot = td__slot_at(spawner.segment, (uint32_t)index);
+        uint32_t called = TD__UNCALLED;
+        if (td__cas_acq_rel(&slot->called, &called, TD__CALLED))
+            td__futex_wake(&slot->called, 1, true);
+    } else if (lane < spawner.spares) {
+        clear_lane(lane);
+    }
 }
 
 static void give_back(uint32_t index)
@@ -291,6 +325,37 @@ static void end_children_of(uint32_t index)
     }
 }
 
+/* The lane whose reader has died before it could read; -1: none. Before its slot says that it has ended. */
+static int leave_lanes(const td__slot *slot, uint32_t index)
+{
+    int unread = -1;
+    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
+        uint32_t hint = td__load_relaxed(&spawner.segment->spare_slots[lane]);
+        while ((hint & ~TD__SPARE_TAKEN) == index + 1 &&
+               !td__cas_acq_rel(&spawner.segment->spare_slots[lane], &hint, 0))
+            ;
+        if (spawner.lane_slot[lane] != (int)index)
+            continue;
+        spawner.lane_slot[lane] = -1;
+        if (!td__load_acquire(&slot->received))
+            unread = (int)lane;
+    }
+    return unread;
+}
+
+/* A spare that nobody has is ours: its slot becomes free with the second end. Taken meanwhile, it is a worker's death.
+ * After its slot says that it has ended: a starter that puts it back after we have looked sees that (put_back() in
+ * process.c). */
+static void release_unused(td__slot *slot, uint32_t index)
+{
+    uint64_t word = td__load_seq_cst(&slot->word);
+    while (TD__WORD_OWNER(word) == TD__OWNER_SPAWNER && TD__WORD_STATE(word) != TD__FREE &&
+           !td__cas_seq_cst(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word), TD__OWNER_SPAWNER, TD__TAKEN)))
+        ;
+    if (TD__WORD_OWNER(word) == TD__OWNER_SPAWNER)
+        td__slot_end(spawner.segment, spawner.file, index, TD__RELEASED);
+}
+
 static void child_ended(const td__death *death)
 {
     int index = forget(death->pid);
@@ -299,27 +364,16 @@ static void child_ended(const td__death *death)
         return;
     }
     td__slot *slot = td__slot_at(spawner.segment, (uint32_t)index);
-    for (uint32_t lane = 0; lane < spawner.spares; lane++) {
-        uint32_t hint = (uint32_t)index + 1;
-        td__cas_acq_rel(&spawner.segment->spare_slots[lane], &hint, 0);
-        if (spawner.lane_slot[lane] == index)
-            spawner.lane_slot[lane] = -1;
-    }
-    /* A spare that nobody took is ours: it becomes free with the second end. Taken meanwhile, it is a worker's death.
-     */
-    uint64_t word = td__load_acquire(&slot->word);
-    while (TD__WORD_OWNER(word) == TD__OWNER_SPAWNER && TD__WORD_STATE(word) != TD__FREE &&
-           !td__cas_acq_rel(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word), TD__OWNER_SPAWNER, TD__TAKEN)))
-        ;
-    bool unused = TD__WORD_OWNER(word) == TD__OWNER_SPAWNER;
-    if (unused)
-        td__slot_end(spawner.segment, spawner.file, (uint32_t)index, TD__RELEASED);
+    int unread = leave_lanes(slot, (uint32_t)index);
     /* Before the slot says that it has ended: else, should we die between the two, nobody would look at its parties. */
     if (td__parties_of(death->pid)) {
         td__parties_died(death->pid);
         spawner.repairing = true;
     }
     td__slot_mark(slot, TD__ENDED, death->signaled, death->number); /* its pid was told when it was forked */
+    release_unused(slot, (uint32_t)index);
+    if (unread >= 0)
+        clear_lane((uint32_t)unread); /* whose message comes later sees the mark, and tells us */
     bool has_children = td__load_acquire(&slot->has_children) != 0;
     /* Only now may the pid be used again. */
     td__child_reap(death->pid);
@@ -342,6 +396,8 @@ static void take_messages(void)
         ssize_t n = td__receive(spawner.control, &message, sizeof message, fds, &count, false);
         if (n == (ssize_t)sizeof message && message.what == TD__START)
             start(&message, fds, count);
+        else if (n == (ssize_t)sizeof message && message.what == TD__LEFT)
+            message_left(message.slot);
         else if (n == (ssize_t)sizeof message && message.what == TD__RETIRE)
             spawner.retiring = true;
         else if (n == (ssize_t)sizeof message && message.what == TD__QUIT)

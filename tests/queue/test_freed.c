@@ -173,6 +173,48 @@ TEST_METHODS(a_held_lock_is_freed_at_once)
     }
 }
 
+static bool pending(void)
+{
+    return td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING;
+}
+
+static void clear_pending(void)
+{
+    td__fetch_and_acq_rel(&td__the_region->deaths, ~TD__DEATHS_PENDING);
+}
+
+/*
+ * Catches: one who learns of a death by the marks, and frees without a look at them, since a repair that had looked
+ * before they were made has cleared the bit; or since who made them was killed before he told. And a bit that nobody
+ * clears any more.
+ */
+TEST_METHODS(a_death_known_by_its_marks_is_told)
+{
+    thing_at t = { .at = td_shared_calloc(1, sizeof(thing)) };
+    td_worker *holder = holder_start(1);
+    td_worker *w = WORKER(NEW(.target = hold_and_end, .args = TD_VAL(t)));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    td_outcome(w);
+    pause_ms(20); /* it has been told, so that what follows is not done by whoever tells: else it shows nothing */
+    clear_pending();
+    td__parties_await_death(td_pid(w));
+    CHECK(pending());
+    clear_pending();
+    td__parties_died(td_pid(w));
+    CHECK(pending());
+    CHECK(holds(party_of(td_pid(w)), t.at));
+    event_add(GO);
+    td_shared_free(t.at);
+    CHECK_INT(party_of(td_pid(w)), 0);
+    holder_free(holder);
+    repaired(td_pid(w));
+    td__fetch_or_acq_rel(&td__the_region->deaths, TD__DEATHS_PENDING);
+    td_shared_free(td_shared_alloc(100));
+    CHECK(!pending());
+    td_free(w);
+}
+
 /* Catches: the same by realloc, which moves a block with a lock that a dead one held. */
 TEST_METHODS(a_held_lock_is_moved_at_once)
 {

@@ -6,10 +6,15 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+
+extern char **environ;
 
 enum { STARTED, READY, GO, KILLED, ROUND };
 enum { N_SPAWNER, N_WORKER }; /* numbers on the page */
@@ -381,6 +386,33 @@ TEST(spawner_killed_while_idle)
     }
 }
 
+static pid_t spawner_of_start;
+
+/* The spares of the spawner that sleep; returns how many. */
+static int sleeping_spares(pid_t *pids, int capacity)
+{
+    proc list[64];
+    int n = list_others(list, 64), count = 0;
+    for (int i = 0; i < n && i < 64; i++)
+        if (list[i].ppid == spawner_of_start && list[i].state == 'S' && strcmp(list[i].comm, "tandem-spare") == 0 &&
+            count < capacity)
+            pids[count++] = list[i].pid;
+    return count;
+}
+
+/* Catches, now and then: a td_finish that returns while the spares of a spawner that was killed are still dying. */
+TEST(spawner_killed_just_before_the_finish)
+{
+    for (int i = 0; i < 20; i++) {
+        spawner_of_start = find_spawner();
+        pid_t spares[2];
+        WAIT_UNTIL(sleeping_spares(spares, 2) == 2, 10);
+        kill(spawner_of_start, SIGKILL);
+        CHECK_OK(td_finish());
+        CHECK_NOTHING_LEFT();
+    }
+}
+
 static atomic_bool stop;
 static atomic_int starts_failed, starts_done;
 
@@ -417,6 +449,173 @@ TEST(spawner_killed_while_it_starts_workers)
     for (int i = 0; i < 3; i++)
         pthread_join(thread[i], 0);
     CHECK_INT(td_run(td_process(.target = nothing)), 0);
+    CHECK_OK(td_finish());
+    CHECK_NOTHING_LEFT();
+}
+
+static void kill_workers(pid_t spawner)
+{
+    proc list[64];
+    int n = list_others(list, 64);
+    for (int i = 0; i < n && i < 64; i++)
+        if (list[i].ppid == spawner)
+            kill(list[i].pid, SIGKILL);
+}
+
+/*
+ * A start that is held up after it has taken a spare and before it sends the request: the first string of its
+ * environment cannot be read until `when_held_up` has run.
+ */
+static char *unreadable;
+static void (*when_held_up)(void);
+
+static void held_up(int signal)
+{
+    (void)signal;
+    when_held_up();
+    REQUIRE(mprotect(unreadable, 4096, PROT_READ | PROT_WRITE) == 0);
+}
+
+static int start_held_up(td_worker *w, void (*what)(void))
+{
+    static char *held_environment[2];
+    char **own = environ;
+    when_held_up = what;
+    unreadable = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(unreadable != MAP_FAILED);
+    held_environment[0] = strcpy(unreadable, "HELD=up");
+    struct sigaction held = { .sa_handler = held_up, .sa_flags = SA_NODEFER }, before;
+    REQUIRE(sigaction(SIGSEGV, &held, &before) == 0);
+    REQUIRE(mprotect(unreadable, 4096, PROT_NONE) == 0);
+    environ = held_environment;
+    int code = td_start(w);
+    environ = own;
+    sigaction(SIGSEGV, &before, NULL);
+    munmap(unreadable, 4096);
+    return code;
+}
+
+/* Kills both spares, and waits until there are others, which have looked at their lanes and sleep. */
+static void replace_spares(void)
+{
+    pid_t old[2], next[2];
+    WAIT_UNTIL(sleeping_spares(old, 2) == 2, 10);
+    kill(old[0], SIGKILL);
+    kill(old[1], SIGKILL);
+    WAIT_UNTIL(sleeping_spares(next, 2) == 2 && next[0] != old[0] && next[0] != old[1] && next[1] != old[0] &&
+                   next[1] != old[1],
+               10);
+}
+
+/* Catches: a request that reached its lane after its spare had died, and the next one had looked: what was sent with it
+ * stays open until somebody starts something. */
+TEST(worker_killed_just_before_its_request_is_sent)
+{
+    spawner_of_start = find_spawner();
+    for (int round = 0; round < 3; round++) {
+        td_connection *ours, *theirs;
+        REQUIRE_OK(td_pipe_duplex(&ours, &theirs));
+        td_worker *w = WORKER(td_process(.target = nothing, .connections = TD_CONNECTIONS(theirs)));
+        REQUIRE_OK(start_held_up(w, replace_spares));
+        td_connection_free(theirs);
+        REQUIRE_OK(td_join(w));
+        CHECK_INT(td_outcome(w), TD_CRASHED);
+        CHECK_INT(td_exitcode(w), -SIGKILL);
+        td_free(w);
+        void *data;
+        size_t size;
+        CHECK_INT(td_recv_for(ours, &data, &size, td_s(10)), TD_ECLOSED);
+        td_connection_free(ours);
+        CHECK_INT(td_run(td_process(.target = nothing)), 0);
+    }
+    CHECK_INT(find_spawner(), spawner_of_start);
+}
+
+static struct rlimit space_limit;
+
+static void refuse_space(void)
+{
+    struct rlimit none = { 0, space_limit.rlim_max };
+    REQUIRE(setrlimit(RLIMIT_AS, &none) == 0);
+}
+
+static void replace_and_refuse(void)
+{
+    replace_spares();
+    refuse_space();
+}
+
+static int tells_pid(td_call *call)
+{
+    return td_return(call, pid_t, getpid());
+}
+
+/* A start that takes a spare and finds no room for its argument. */
+static void start_refused(void (*what)(void))
+{
+    static char large[100000];
+    td_worker *w = WORKER(td_process(.target = nothing, .args = TD_BYTES(large, sizeof large)));
+    CHECK(start_held_up(w, what) < 0);
+    REQUIRE(setrlimit(RLIMIT_AS, &space_limit) == 0);
+    td_free(w);
+}
+
+/* Catches: a spare that was taken and got no work, and is lost; one that died meanwhile and is given work. */
+TEST(spares_that_get_no_work)
+{
+    if (SANITIZED)
+        SKIP("a sanitizer ends a program without address space");
+    REQUIRE(getrlimit(RLIMIT_AS, &space_limit) == 0);
+    spawner_of_start = find_spawner();
+    for (int round = 0; round < 3; round++) {
+        pid_t spares[2], pids[2];
+        start_refused(replace_and_refuse);
+        WAIT_UNTIL(sleeping_spares(spares, 2) == 2, 10);
+        start_refused(refuse_space);
+        start_refused(refuse_space);
+        for (int i = 0; i < 2; i++) {
+            kill(spawner_of_start, SIGSTOP); /* it makes no others */
+            td_worker *w = WORKER(td_process(.target = tells_pid));
+            REQUIRE_OK(td_start(w)); /* hangs if both are lost */
+            pids[i] = td_pid(w);
+            CHECK(pids[i] == spares[0] || pids[i] == spares[1]);
+            REQUIRE_OK(td_join(w));
+            CHECK_INT(td_outcome(w), TD_RETURNED);
+            td_free(w);
+        }
+        CHECK(pids[0] != pids[1]);
+        kill(spawner_of_start, SIGCONT);
+    }
+    CHECK_INT(find_spawner(), spawner_of_start);
+}
+
+/* Catches: starts, or joins, that wait for ever for a worker that was killed before it had its work, at whatever step:
+ * being made, asleep, called, or with its request unread; and what was sent to such a one kept open for ever. */
+TEST(workers_killed_while_they_start)
+{
+    pid_t spawner = find_spawner();
+    int ends[2], kept = fcntl(1, F_DUPFD_CLOEXEC, 10);
+    REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+    dup2(ends[1], 1);
+    close(ends[1]);
+    pthread_t thread[3];
+    for (int i = 0; i < 3; i++)
+        REQUIRE(pthread_create(&thread[i], 0, starts_until_stop, 0) == 0);
+    for (int round = 0; round < (SANITIZED ? 50 : 400); round++) {
+        int done = atomic_load(&starts_done);
+        WAIT_UNTIL(atomic_load(&starts_done) > done, 20);
+        kill_workers(spawner);
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < 3; i++)
+        pthread_join(thread[i], 0);
+    CHECK_INT(atomic_load(&starts_failed), 0);
+    dup2(kept, 1);
+    close(kept);
+    CHECK_INT(find_spawner(), spawner);
+    char text[16];
+    CHECK_INT(read(ends[0], text, sizeof text), 0); /* nobody has kept the other end */
+    close(ends[0]);
     CHECK_OK(td_finish());
     CHECK_NOTHING_LEFT();
 }
