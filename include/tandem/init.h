@@ -31,7 +31,8 @@ typedef struct td_init_options {
 /*
  * The first line of main, like Python's main guard: the spawner is this same program, started anew, and there td_init
  * does not return. Threads work without it. Calling it again does nothing. 0, or with .start_now a negative code as
- * from td_start. Call it before other threads exist. Does not block, but for .start_now.
+ * from td_start. Call it before other threads exist: objects that they acquire or release at the same time may be left
+ * as if they had not. Does not block, but for .start_now.
  */
 TD_API int td_init_with(const td_init_options *options);
 

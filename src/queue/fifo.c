@@ -107,7 +107,8 @@ static bool left_by_fork(td_queue *queue, td__wheel *ring, uint64_t position)
         !td__wheel_possible(ring, position, state))
         return false;
     td__party *me = td__party_self();
-    position -= (td__wheel_lap(ring, position) - TD__LAP_OF(state)) >> TD__LAP_SHIFT << ring->shift;
+    int64_t laps = (int64_t)(td__wheel_lap(ring, position) - TD__LAP_OF(state)) / (int64_t)TD__LAP;
+    position -= (uint64_t)laps << ring->shift;
     if (!me)
         return false;
     return phase == TD__WRITING ? td__queue_skip(queue, me, NULL, ring, position, TD__OWNER(state), true)
@@ -276,10 +277,13 @@ static bool in_hands(td_queue *queue)
 {
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
     for (uint32_t number = 0; number <= last; number++) {
-        const td__wheel *ring = td__queue_ring(queue, number);
+        td__wheel *ring = td__queue_ring(queue, number);
         for (uint64_t i = 0; i < ring->capacity; i++)
-            if (TD__PHASE(td__load_seq_cst(&td__wheel_cell(ring, i)->state)) >= TD__FULL)
+            if (TD__PHASE(td__load_seq_cst(&td__wheel_cell(ring, i)->state)) >= TD__FULL) {
+                /* Nobody's hands, if he was left behind by a fork: then it comes back now. */
+                left_by_fork(queue, ring, (td__load_relaxed(&ring->head) & ~ring->mask) | i);
                 return true;
+            }
     }
     return false;
 }

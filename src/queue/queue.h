@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The inside of queues: what ring.c (FIFO), sorted.c (LIFO, PRIORITY), sleep.c, repair.c and queue.c share. How it
+ * The inside of queues: what fifo.c, sorted.c (LIFO, PRIORITY), sleep.c, repair.c and queue.c share. How it
  * works is told in docs/design/queue.md.
  *
  * A queue and all that belongs to it is in one kind of memory: this process's own, or the shared heap, where its
@@ -60,7 +60,7 @@ typedef struct td__wheel {
     uint64_t capacity, mask;
     uint32_t shift, stride;
     char *cells;
-    /* under the queue's latch; read without, see td__queue_look_behind */
+    /* under the queue's latch; read without, see look_behind() in fifo.c */
     _Atomic uint64_t low, high;
     /* producers', consumers' */
     _Alignas(TD__QUEUE_LINE) _Atomic uint64_t tail;
@@ -90,7 +90,7 @@ struct td_queue {
     _Atomic uint32_t gate;
     _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
     _Atomic uint32_t for_items, for_space;   /* how many sleep there, or more: the dead are not taken off */
-    _Atomic uint32_t returned, looked;       /* they differ: items have come back, see wheel.h */
+    _Atomic uint32_t returned, looked;       /* they differ: items have come back, see fifo.c */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
 

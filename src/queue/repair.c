@@ -41,11 +41,12 @@ static void empty_run(td__wheel *ring, uint64_t position, uint32_t run)
     td__wheel_publish(td__wheel_cell(ring, position), lap + TD__LAP);
 }
 
-/* The same, for items that come back. Who has been told of them may take one of the others at once. */
+/* The same, for items that come back. Who looks behind may take one of the others at once, and go on from there: so
+ * from the last one to the first, that what follows is BACK already. */
 static void return_run(td__wheel *ring, uint64_t position, uint32_t run)
 {
     uint64_t lap = td__wheel_lap(ring, position);
-    for (uint32_t i = 1; i < run; i++) {
+    for (uint32_t i = run; i-- > 1;) {
         td__cell *cell = td__wheel_cell(ring, position + i);
         if (td__load_relaxed(&cell->state) == (lap | TD__FULL))
             td__wheel_publish(cell, lap | TD__BACK);

@@ -53,23 +53,37 @@ static inline void td__wheel_hint(_Atomic uint64_t *hint, uint64_t position)
         td__store_release(hint, position);
 }
 
-/* The first position after those known to be claimed by puts, given a state seen at this one, of the same lap or later.
+/*
+ * The first position after those known to be claimed by puts, given a state seen at this one, of the same lap or later.
+ *
+ * It is never inside a run, if this one is not. A cell of our own lap we have come to by way of those before it, past
+ * the first of its run. Of a later lap M it may be in the middle of one: FULL(M) of a put that has not published its
+ * first yet, EMPTY(M) of a run of lap M - 1 that is given up. What such a cell says of laps before is sure: its place
+ * of lap M - 1, or M - 2, was left by everybody, and with it the run that it was in. So we go on from there, cell by
+ * cell. That is long, but only who has slept for a lap goes this way.
  */
 static inline uint64_t td__wheel_after_puts(const td__wheel *ring, uint64_t position, uint64_t state)
 {
-    uint64_t laps = (TD__LAP_OF(state) - td__wheel_lap(ring, position)) >> TD__LAP_SHIFT;
+    uint64_t laps = (TD__LAP_OF(state) - td__wheel_lap(ring, position)) >> TD__LAP_SHIFT, back = 0;
     if (TD__PHASE(state) == TD__EMPTY)
-        laps--;
-    return td__wheel_after(ring, position + (laps << ring->shift), TD__RUN(state));
+        back = laps > 1 ? 2 : 1;
+    else if (TD__PHASE(state) == TD__FULL)
+        back = laps > 0 ? 1 : 0;
+    return td__wheel_after(ring, position + ((laps - back) << ring->shift), TD__RUN(state));
 }
 
-/* The same for gets; `state` of a later lap, or READING, or BACK. */
+/*
+ * The same for gets; `state` of a later lap, or READING, or BACK. A put of lap M proves that everything up to this
+ * place in lap M - 1 has been taken out, and EMPTY(M + 1) no more than that: its put may have been given up.
+ */
 static inline uint64_t td__wheel_after_gets(const td__wheel *ring, uint64_t position, uint64_t state)
 {
-    uint64_t laps = (TD__LAP_OF(state) - td__wheel_lap(ring, position)) >> TD__LAP_SHIFT;
-    if (TD__PHASE(state) >= TD__READING)
-        return td__wheel_after(ring, position + (laps << ring->shift), TD__RUN(state));
-    return td__wheel_next(ring, position + ((laps - 1) << ring->shift));
+    uint64_t laps = (TD__LAP_OF(state) - td__wheel_lap(ring, position)) >> TD__LAP_SHIFT, back = 1;
+    if (laps == 0)
+        return td__wheel_after(ring, position, TD__RUN(state));
+    if (TD__PHASE(state) == TD__EMPTY && laps > 1)
+        back = 2;
+    return td__wheel_next(ring, position + ((laps - back) << ring->shift));
 }
 
 /*
@@ -120,7 +134,7 @@ static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool share
         if (td__likely(state == lap)) {
             uint32_t run = most > 1 ? td__wheel_run(ring, position, state, most) : 1;
             td__wheel_name(me, shared, position);
-            /* Sequentially consistent, with the gate: see td__queue_enter. Acquire: the former item has been read. */
+            /* Sequentially consistent, with the gate: see enter() in fifo.c. Acquire: the former item has been read. */
             if (td__likely(td__cas_seq_cst(&cell->state, &state, lap | TD__RUN_OF(run) | owner | TD__WRITING))) {
                 *claimed = (td__claim){ position, run };
                 td__program_order();
@@ -143,7 +157,7 @@ static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool share
 static inline bool td__wheel_take_run(td__wheel *ring, td__party *me, bool shared, uint64_t owner, uint64_t position,
                                       uint64_t *state, uint32_t run)
 {
-    if (shared && run > 1) {
+    if (shared) {
         me->step[TD__STEP_QUEUE].number += run - 1;
         td__program_order();
     }
@@ -162,7 +176,8 @@ static inline int td__wheel_claim_get(td__wheel *ring, td__party *me, bool share
     for (;;) {
         td__cell *cell = td__wheel_cell(ring, position);
         uint64_t lap = td__wheel_lap(ring, position);
-        /* Acquire: the item, with td__wheel_publish. Sequentially consistent, with the gate: see td__queue_drained. */
+        /* Acquire: the item, with td__wheel_publish. Sequentially consistent, with the gate: see drained() in
+         * fifo.c. */
         uint64_t state = td__load_seq_cst(&cell->state);
         if (td__likely(state == (lap | TD__FULL))) {
             if (td__unlikely(sized != NULL) && !td__cell_fits(cell, sized) && td__load_acquire(&cell->state) == state)

@@ -210,9 +210,13 @@ static int act(visit *v, td_barrier_action *action, void *argument)
     td__set(me, &me->acting, &v->b->monitor.latch);
     td__wait_taken(me);
     leave(v);
+    uint32_t forks = td__forks;
     int r = action(argument);
-    if (td__me != me) /* the child of a fork in the action: the phase is its parent's, and so is the record */
+    if (td__forks != forks) { /* the child of a fork in the action: the phase is its parent's */
+        if (td__me == me)     /* and so is the record, unless nothing is shared, and it has kept the copy */
+            me->acting = NULL;
         return r == 0 ? 0 : td__fail_quick(TD_EBROKEN);
+    }
     enter(v);
     td__set(me, &me->acting, NULL);
     if ((v->word & STATE) == FILLING && r == 0) {

@@ -622,6 +622,9 @@ static bool names(const td__party *dead, uintptr_t at, size_t size)
     for (uint32_t i = 0; i < dead->held_count && i < TD__HELD_MAX; i++)
         if ((dead->held[i] & ~(uintptr_t)3) - at < size)
             return true;
+    for (int i = 0; i < TD__READING_MAX; i++)
+        if (td__load_relaxed(&dead->reading[i]) - at < size)
+            return true;
     return false;
 }
 

@@ -16,9 +16,10 @@
  *   ASLEEP                the writer sleeps until they have left, and wants to be poked
  *   COOL                  so many readers more are to be counted before they go by their records
  *
- * Invariants: without CLOSED nobody is on the list. Without CLOSED and BY_RECORD, `readers` is 0. With neither
- * BY_RECORD nor DRAINS no record names the gate, but for those who are about to find out that they must take it back. A
- * writer without DRAINS is alone.
+ * Invariants: without CLOSED nobody is on the list. With none of CLOSED, BY_RECORD and DRAINS `readers` is 0. With
+ * neither BY_RECORD nor DRAINS no record names the gate, but for those who are about to find out that they must take it
+ * back. A writer without DRAINS is alone. Who opens the gate has the latch, and writes no more to the lock once it has
+ * let go of it; who comes in by an open gate sees to it, when it leaves, that this has happened.
  *
  * Under the latch, in sections: the number of counted readers, the writer, a list of those who wait, in the order of
  * their coming. Nobody overtakes: who comes while others wait, waits behind them. Who leaves lets in those at the
@@ -40,6 +41,7 @@
 #include "sync/monitor.h"
 #include "sync/spin.h"
 #include "sync/wait.h"
+#include "sync/use.h"
 
 typedef struct rwlock {
     td__monitor monitor;
@@ -150,12 +152,6 @@ static inline void leave_place(td__party *me, const rwlock *l, int at)
     uint32_t gate = td__load_relaxed(&l->gate);
     if (td__unlikely(gate & BITS(ASLEEP)))
         poke_writer(gate);
-}
-
-static void leave_at_end(td__party *me, int at)
-{
-    uintptr_t gate = td__load_relaxed(&me->reading[at]);
-    leave_place(me, (const rwlock *)(gate - offsetof(rwlock, gate)), at);
 }
 
 /* Was it used in this process already, and not in another life? */
@@ -330,6 +326,10 @@ static void let_in(td__party *me, rwlock *l, admitted *in)
 
 static void leave(td__party *me, rwlock *l, const admitted *in)
 {
+    /* The number of readers is stored before the look at the gate: either a writer that drains finds it, or we find
+     * ASLEEP. Its barrier sees to that; where there is none for this process, we do. */
+    if (td__unlikely(td__release_by_exchange))
+        td__fence_seq_cst();
     uint32_t gate = td__load_relaxed(&l->gate);
     td__section_commit(me);
     open_gate(l);
@@ -683,7 +683,8 @@ static __attribute__((noinline)) int acquire(td_rwlock *lock, uint32_t what, pat
         return drain(me, l, &how);
     if (r == BUSY) { /* a try: no need to close the gate for it */
         uint16_t writer = td__load_relaxed(&l->writer);
-        if (writer != 0 && writer != me->index)
+        /* Who reads already is let in, or told that it would wait for itself. */
+        if (writer != 0 && writer != me->index && !reads(me, l))
             return td__fail_quick(TD_EBUSY);
     }
     return acquire_slowly(lock, what, &how);
@@ -725,7 +726,8 @@ int td_rwlock_try_acquire_write(td_rwlock *lock)
     td__party *me = td__me;
     rwlock *l = inside(lock);
     /* Looked at first, so as not to close it to others for nothing. */
-    if (me && l && td__load_relaxed(&l->gate) == BITS(BY_RECORD) && !is_drained(l, NULL) && !reads(me, l))
+    if (me && l && td__load_relaxed(&l->gate) == BITS(BY_RECORD) && is_of_this_life(l) && !is_drained(l, NULL) &&
+        !reads(me, l))
         return td__fail_quick(TD_EBUSY);
     return acquire(lock, WRITE, (patience){ .none = true });
 }
@@ -751,12 +753,47 @@ static uint32_t find(const td__party *me, const rwlock *l, uint32_t *what)
     return (uint32_t)at;
 }
 
+/*
+ * Does somebody hold the latch? Who opens the gate lets go of the latch only after that, and writes to the lock so. Who
+ * came in by that gate, as the last one to use the lock, must not leave, and free it, before. It sees this owner, or
+ * that it has let go: the owner was there before the gate was opened, and whoever comes in by the gate acquires it.
+ * Acquire: the other's last store, before what the lock's memory is used for next.
+ */
+static inline bool is_latched(const rwlock *l)
+{
+    return td__unlikely(td__load_acquire(&l->monitor.latch.owner) != 0);
+}
+
+/* A closed gate has been closed by one who had the latch later: the one who opened it before has let go. */
+static __attribute__((noinline, cold)) void await_latch(td__party *me, rwlock *l)
+{
+    if (td__load_relaxed(&l->gate) & BITS(CLOSED))
+        return;
+    td__monitor_check(&l->monitor, left_by_fork); /* else an owner that is not there would be waited for */
+    td__section_enter(me, &l->monitor.latch);
+    td__monitor_leave(me, &l->monitor);
+}
+
+static inline void leave_reading(td__party *me, rwlock *l, int at)
+{
+    if (is_latched(l))
+        await_latch(me, l);
+    leave_place(me, l, at);
+}
+
+static void leave_at_end(td__party *me, int at)
+{
+    uintptr_t gate = td__load_relaxed(&me->reading[at]);
+    leave_reading(me, (rwlock *)(gate - offsetof(rwlock, gate)), at);
+}
+
 /* As the last thing it named, and nobody has come since: then it is free by one step, after which nothing of it is
- * touched. */
+ * touched. Not while the latch is taken: the slow way waits for it, and so for nobody longer than for a section. */
 static inline bool leave_quickly(td__party *me, rwlock *l)
 {
     uint32_t gate = td__load_relaxed(&l->gate), count = me->held_count;
-    if (gate & BITS(CLOSED) || WRITER(gate) != me->index || count == 0 || me->held[count - 1] != ((uintptr_t)l | WRITE))
+    if (gate & BITS(CLOSED) || WRITER(gate) != me->index || count == 0 ||
+        me->held[count - 1] != ((uintptr_t)l | WRITE) || is_latched(l))
         return false;
     /* Release: what the writer did, to whoever comes in. Another may just be closing the gate. */
     if (!td__cas_release(&l->gate, &gate, gate & ~(me->index * WRITER_ONE)))
@@ -781,7 +818,7 @@ static __attribute__((noinline, cold)) void release_otherwise(td__party *me, rwl
 {
     int at = place_of(me, (uintptr_t)&l->gate);
     if (at >= 0)
-        leave_place(me, l, at);
+        leave_reading(me, l, at);
     else
         release_slowly(me, l);
 }
@@ -793,7 +830,7 @@ void td_rwlock_release(td_rwlock *lock)
     if (td__unlikely(!me || !l))
         release_slowly(me, l);
     else if (td__likely(td__load_relaxed(&me->reading[0]) == (uintptr_t)&l->gate))
-        leave_place(me, l, 0);
+        leave_reading(me, l, 0);
     else if (td__unlikely(!leave_quickly(me, l)))
         release_otherwise(me, l);
 }
@@ -848,6 +885,8 @@ bool td_rwlock_owned_write(const td_rwlock *lock)
 void td_rwlock_destroy(td_rwlock *lock)
 {
 #ifdef TD_DEBUG
+    if (lock)
+        td__use_settle(lock, sizeof *lock);
     if (lock && (td_rwlock_readers(lock) || td_rwlock_writing(lock)))
         td__bug("td_rwlock_destroy: lock %p is held", (void *)lock);
 #else

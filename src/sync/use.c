@@ -21,6 +21,9 @@ static const char *use_by(const td__party *party, const volatile void *at, size_
     for (uint32_t i = 0; i < held; i++)
         if (is_in(at, size, party->held[i] & ~(uintptr_t)3))
             return "holds";
+    for (int i = 0; i < TD__READING_MAX; i++)
+        if (is_in(at, size, td__load_relaxed(&party->reading[i])))
+            return "holds";
     uint32_t sections = party->section_count < TD__SECTION_DEPTH ? party->section_count : 0;
     for (uint32_t i = 0; i < sections; i++)
         if (is_in(at, size, (uintptr_t)party->section[i]))

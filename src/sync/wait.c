@@ -83,12 +83,13 @@ static void cancel_ends(td__party *me, const td_cancel *cancel)
 /*
  * How long to spin before sleeping. Waking an idle processor takes 35 to 50 us on virtual machines, a hand-off between
  * two that spin 0.1 us: so who waits spins about as long as a wake-up takes, and so is never worse than twice the best.
- * Halved with each failure; then 1 in so many waits makes an attempt.
+ * Halved with each failure; then 1 in so many waits makes an attempt, as long as the first: who waits for a sleeper
+ * sees him only then. If that succeeds, all is as at the beginning, so that the other has the time to find out, too.
  */
 #define SPIN_LOOKS      1024
 #define SPIN_GIVE_UP    5
-#define SPIN_ONE_IN     32
-#define SPIN_AN_ATTEMPT 64
+#define SPIN_ONE_IN     64
+#define SPIN_AN_ATTEMPT 1024
 
 unsigned td__spin_looks(td__party *me)
 {
@@ -101,8 +102,8 @@ unsigned td__spin_looks(td__party *me)
 
 void td__spin_fared(td__party *me, unsigned looks, bool well)
 {
-    if (well && me->spins_failed > 0)
-        me->spins_failed--;
+    if (well)
+        me->spins_failed = 0;
     else if (!well && looks > 0 && me->spins_failed < SPIN_GIVE_UP)
         me->spins_failed++;
 }

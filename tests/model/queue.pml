@@ -5,16 +5,20 @@
  *   - positions are claimed in order, by puts and, but for what comes back, by gets;
  *   - an item whose put has returned is delivered once, in the end; no item twice, none that was not written;
  *   - nobody waits for the dead: when nothing moves any more, everything has been delivered.
- * The two cells of a lap may be claimed as a run.
+ * Cells of a lap, one after the other, may be claimed as a run.
  *
  * Negative controls: with NO_SKIP the place of a dead producer stays as it is; with NO_RANGE an item comes back without a
  * note of where; with NO_BUMP without telling that something has; with FIRST_FIRST the first cell of a producer's run is
- * published first; with NO_BACK what comes back looks like what was never claimed. Each must be found.
+ * published first; with NO_BACK what comes back looks like what was never claimed; with UPWARDS the cells of a dead one's
+ * run come back from the first of the others on; with OLD_JUMP who is laps behind goes on from the cell that told so, in
+ * its lap. Each must be found.
  *
  * Steps here are sequentially consistent. The claims are so in the code; the stores that end a claim are releases, which
  * is what their readers need; sleeping, which needs more, is the matter of latch.pml.
  */
+#ifndef CAP
 #define CAP       2
+#endif
 #ifndef PRODUCERS
 #define PRODUCERS 2
 #endif
@@ -24,10 +28,16 @@
 #ifndef EACH
 #define EACH      2
 #endif
+#ifndef FIRST_ONE
+#define FIRST_ONE EACH /* items of the first producer */
+#endif
 #ifndef DEATHS
 #define DEATHS    2
 #endif
-#define ITEMS   (PRODUCERS * EACH)
+#ifndef LONGEST
+#define LONGEST   CAP  /* run */
+#endif
+#define ITEMS   (FIRST_ONE + (PRODUCERS - 1) * EACH)
 #define PARTIES (PRODUCERS + CONSUMERS)
 
 #define EMPTY   0
@@ -59,7 +69,7 @@ byte deaths;
 bool put_done[ITEMS];
 byte delivered[ITEMS];
 byte puts_claimed;                     /* ghosts: how many positions; which, by gets, or never to be */
-bool taken[ITEMS + 1];
+bool taken[ITEMS + CAP];
 
 #define DIE                                                                    \
     if                                                                         \
@@ -70,26 +80,42 @@ bool taken[ITEMS + 1];
 #define C      cell[pos % CAP]
 #define LAP    (pos / CAP)
 #define OWN(w) (C.lap == LAP && C.owner == me && C.phase == w)
-#define SECOND cell[1] /* of a run */
+#define AT(i)  cell[(pos + i) % CAP] /* of a run */
 #define EMPTIED(c) d_step { c.lap = c.lap + 1; c.phase = EMPTY; c.owner = NOBODY; c.span = 1 }
+/* How many cells, from this one on: any number that is possible, or the most. */
+#ifdef GREEDY
+#define ENOUGH else
+#else
+#define ENOUGH true
+#endif
+#define CHOOSE(most, w)                                                        \
+    atomic {                                                                   \
+        span = 1;                                                              \
+        do                                                                     \
+        :: span < most && span < LONGEST && pos % CAP + span < CAP &&          \
+               AT(span).lap == LAP && AT(span).phase == w -> span++            \
+        :: ENOUGH -> break                                                     \
+        od                                                                     \
+    }
+#define LAPS (seen_lap - LAP)
 
 proctype producer(byte me)
 {
-    byte pos, n, span, seen_lap, seen_phase, seen_span;
+    byte pos, n, i, span, seen_lap, seen_phase, seen_span, mine, base;
     n = 0;
+    if
+    :: me == 0 -> mine = FIRST_ONE
+    :: else -> mine = EACH; base = FIRST_ONE + (me - 1) * EACH
+    fi;
     do
-    :: n < EACH ->
+    :: n < mine ->
         kind[me] = PUT;
 look:   pos = tail;
 walk:   DIE;
         atomic { seen_lap = C.lap; seen_phase = C.phase; seen_span = C.span };
         if
         :: seen_lap == LAP && seen_phase == EMPTY ->
-            atomic {
-                if
-                :: pos % CAP == 0 && n + 1 < EACH && SECOND.lap == LAP && SECOND.phase == EMPTY -> span = 2
-                :: else -> span = 1
-                fi };
+            CHOOSE(mine - n, EMPTY);
             argument[me] = pos;
             DIE;
             if
@@ -100,13 +126,24 @@ walk:   DIE;
             :: atomic { else -> skip }; goto walk
             fi
         :: seen_lap < LAP -> /* full */
+            if
+            :: tail < pos -> tail = pos
+            :: else
+            fi;
 end_full:   C.lap >= LAP; /* sleeps */
             goto look
         :: else ->
             /* behind by laps, or claimed by another */
             d_step { if
-                     :: seen_phase == EMPTY -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
-                     :: else -> pos = pos + (seen_lap - LAP) * CAP + seen_span
+#ifdef OLD_JUMP
+                     :: seen_phase == EMPTY -> pos = pos + (LAPS - 1) * CAP + 1
+                     :: else -> pos = pos + LAPS * CAP + seen_span
+#else
+                     :: seen_phase == EMPTY && LAPS > 1 -> pos = pos + (LAPS - 2) * CAP + 1
+                     :: (seen_phase == EMPTY || seen_phase == FULL) && LAPS > 0 && !(seen_phase == EMPTY && LAPS > 1) ->
+                        pos = pos + (LAPS - 1) * CAP + 1
+                     :: else -> pos = pos + LAPS * CAP + seen_span
+#endif
                      fi };
             goto walk
         fi;
@@ -116,35 +153,26 @@ end_full:   C.lap >= LAP; /* sleeps */
         :: else
         fi;
         DIE;
-        C.data = me * EACH + n;
-        if
-        :: span == 2 -> SECOND.data = me * EACH + n + 1
-        :: else
-        fi;
+        C.data = base + n;
         DIE;
 #ifdef FIRST_FIRST
         atomic { C.phase = FULL; C.span = 1 };
         DIE;
-        if
-        :: span == 2 -> SECOND.phase = FULL
-        :: else
-        fi;
-#else
-        if
-        :: span == 2 -> SECOND.phase = FULL; DIE
-        :: else
-        fi;
-        atomic { C.phase = FULL; C.span = 1 }; /* and no owner */
 #endif
+        i = 1;
+        do
+        :: i < span -> d_step { AT(i).data = base + n + i; AT(i).phase = FULL; i++ }; DIE
+        :: else -> break
+        od;
+        atomic { C.phase = FULL; C.span = 1 }; /* and no owner */
         DIE;
         kind[me] = NONE;
-        atomic {
-            put_done[me * EACH + n] = true;
-            n++;
-            if
-            :: span == 2 -> put_done[me * EACH + n] = true; n++
-            :: else
-            fi }
+        d_step {
+            i = 0;
+            do
+            :: i < span -> put_done[base + n] = true; n++; i++
+            :: else -> break
+            od }
     :: else -> break
     od;
     finished[me] = true;
@@ -153,7 +181,7 @@ end: skip
 
 proctype consumer(byte me)
 {
-    byte pos, span, seen_lap, seen_phase, seen_span, l, r, hi, hand, hand2;
+    byte pos, i, span, seen_lap, seen_phase, seen_span, l, r, hi, hand[CAP];
 end_wait:
     do
     :: true ->
@@ -195,60 +223,74 @@ walk:   DIE;
         atomic { seen_lap = C.lap; seen_phase = C.phase; seen_span = C.span };
         if
         :: seen_lap == LAP && seen_phase == FULL ->
-            atomic {
-                if
-                :: pos % CAP == 0 && SECOND.lap == LAP && SECOND.phase == FULL -> span = 2
-                :: else -> span = 1
-                fi };
+            CHOOSE(CAP, FULL);
             atomic { argument[me] = pos; number[me] = span };
             DIE;
             if
             :: atomic { C.lap == LAP && C.phase == FULL ->
                    C.phase = READING; C.owner = me; C.span = span;
                    assert(pos == 0 || taken[pos - 1]);
-                   taken[pos] = true;
-                   if
-                   :: span == 2 -> taken[pos + 1] = true
-                   :: else
-                   fi }
+                   i = 0;
+                   do
+                   :: i < span -> taken[pos + i] = true; i++
+                   :: else -> break
+                   od }
             :: atomic { else -> skip }; goto walk
             fi
         :: seen_lap < LAP || (seen_lap == LAP && seen_phase < FULL) -> /* empty, or being written */
+            if
+            :: head < pos -> head = pos
+            :: else
+            fi;
 end_empty:  if
             :: atomic { C.lap != seen_lap || C.phase != seen_phase || returned != looked -> skip } /* sleeps */
             fi;
             goto look
         :: else ->
             d_step { if
-                     :: seen_phase < READING -> pos = pos + (seen_lap - LAP - 1) * CAP + 1
-                     :: else -> pos = pos + (seen_lap - LAP) * CAP + seen_span
+#ifdef OLD_JUMP
+                     :: seen_phase < READING -> pos = pos + (LAPS - 1) * CAP + 1
+                     :: else -> pos = pos + LAPS * CAP + seen_span
+#else
+                     :: LAPS == 0 -> pos = pos + seen_span
+                     :: seen_phase == EMPTY && LAPS > 1 -> pos = pos + (LAPS - 2) * CAP + 1
+                     :: else -> pos = pos + (LAPS - 1) * CAP + 1
+#endif
                      fi };
             goto walk
         fi;
-        DIE;
+have:   DIE;
         if
         :: head < pos + span -> DIE; head = pos + span
         :: else
         fi;
-have:   DIE;
-        hand = C.data;
+        DIE;
+        d_step {
+            i = 0;
+            do
+            :: i < span -> hand[i] = AT(i).data; i++
+            :: else -> break
+            od };
+        DIE;
         if
-        :: span == 2 ->
-            hand2 = SECOND.data;
-            DIE;
+        :: span > 1 ->
             atomic { kind[me] = GOT; /* takes effect */
-                     delivered[hand]++;
-                     delivered[hand2]++;
-                     assert(delivered[hand] == 1 && delivered[hand2] == 1) };
+                     i = 0;
+                     do
+                     :: i < span -> delivered[hand[i]]++; assert(delivered[hand[i]] == 1); i++
+                     :: else -> break
+                     od };
             DIE;
-            atomic { EMPTIED(SECOND) };
-            DIE;
+            i = 1;
+            do
+            :: i < span -> atomic { EMPTIED(AT(i)); i++ }; DIE
+            :: else -> break
+            od;
             atomic { EMPTIED(C) }
         :: else ->
-            DIE;
             atomic { EMPTIED(C); /* takes effect */
-                     delivered[hand]++;
-                     assert(delivered[hand] == 1) }
+                     delivered[hand[0]]++;
+                     assert(delivered[hand[0]] == 1) }
         fi;
         DIE;
         kind[me] = NONE
@@ -256,10 +298,16 @@ have:   DIE;
 end: skip
 }
 
+#define REPAIR_DIES                                                            \
+    if                                                                         \
+    :: !killed -> killed = true; goto end_watch                                \
+    :: skip                                                                    \
+    fi
+
 /* The watcher. It may be killed, too, between any two steps, and another one begins again. */
 proctype repair()
 {
-    byte me, pos, span;
+    byte me, pos, i, span;
     bool killed;
 end_watch:
     do
@@ -280,18 +328,17 @@ work:
 #ifndef NO_SKIP
         if
         :: OWN(WRITING) || OWN(READING) ->
-            if
-            :: span == 2 ->
+            i = 1;
+            do
+            :: i < span ->
                 atomic { if
-                         :: SECOND.lap == LAP -> EMPTIED(SECOND); taken[pos + 1] = true
+                         :: AT(i).lap == LAP -> EMPTIED(AT(i)); taken[pos + i] = true
                          :: else
-                         fi };
-                if
-                :: !killed -> killed = true; goto end_watch
-                :: skip
-                fi
-            :: else
-            fi;
+                         fi;
+                         i++ };
+                REPAIR_DIES
+            :: else -> break
+            od;
             atomic { EMPTIED(C); taken[pos] = true }
         :: else
         fi
@@ -313,30 +360,34 @@ work:
         :: else -> low = pos; high = pos + number[me]
         fi;
 #endif
+        REPAIR_DIES;
         if
-        :: !killed -> killed = true; goto end_watch
-        :: skip
-        fi;
-        if
-        :: OWN(READING) && span == 2 ->
+        :: OWN(READING) ->
+            i = 1;
+            do
+            :: i < span ->
+#ifdef UPWARDS
+#define J i
+#else
+#define J (span - i)
+#endif
+                /* Who is seen to be FULL is not looked at again: it is nobody else's. */
+                if
+                :: AT(J).lap == LAP && AT(J).phase == FULL -> d_step { AT(J).lap = LAP; AT(J).phase = BACK;
+                                                                       AT(J).owner = NOBODY; AT(J).span = 1 }
+                :: else
+                fi;
+                i++;
+                REPAIR_DIES
+            :: else -> break
+            od;
             atomic { if
-                     :: SECOND.lap == LAP && SECOND.phase == FULL -> SECOND.phase = BACK
+                     :: OWN(READING) -> C.phase = BACK; C.owner = NOBODY; C.span = 1
                      :: else
-                     fi };
-            if
-            :: !killed -> killed = true; goto end_watch
-            :: skip
-            fi
+                     fi }
         :: else
         fi;
-        atomic { if
-                 :: OWN(READING) -> C.phase = BACK; C.owner = NOBODY; C.span = 1
-                 :: else
-                 fi };
-        if
-        :: !killed -> killed = true; goto end_watch
-        :: skip
-        fi;
+        REPAIR_DIES;
 #ifndef NO_BUMP
         returned++
 #endif

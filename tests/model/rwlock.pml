@@ -3,19 +3,22 @@
  * The read-write lock (src/sync/rwlock.c) on processors that put stores into a buffer: its quick ways, the draining of
  * readers that stand in their records, the gate between them and the monitor, and one death at any step.
  *
- * Of the stores, only a reader's leaving of its place is no locked instruction; so a buffer holds that one at most. It
- * goes to memory at any time, and at the latest when its processor executes a locked instruction, or enters the kernel,
- * when it dies, or when somebody makes all processors pass a barrier. The sections are steps here, under a latch: that
- * they hold wholly or not at all, section.pml shows. Closing the gate comes before and opening it after that step, as it
- * does in the code.
+ * Of the stores, two are no locked instructions, and are looked at by who has not the latch: a reader's leaving of its
+ * place, and the number of counted readers when one leaves; so a buffer holds these at most. They go to memory at any
+ * time, and at the latest when their processor executes a locked instruction, or enters the kernel, when it dies, or when
+ * somebody makes all processors pass a barrier; and the number before the latch is let go, which is a later store. (Where
+ * that is in the buffer, too, the reader goes on, but looks at nothing that matters before its next locked instruction.)
+ * The sections are steps here, under a latch: that they hold wholly or not at all, section.pml shows. Closing the gate
+ * comes before and opening it after that step, as it does in the code.
  *
  * Checked: nobody reads or works beside a writer; no party sleeps for ever (an invalid end state); a death is told if and
  * only if a writer died that was alone; at the end nothing is held.
  *
  * By -D: READERS, WRITERS, ROUNDS (of the readers), TWICE (the first reader asks again while it reads), COUNTED (a
- * reader that comes slowly may be counted, too), GIVE_UP (the first writer has a limit when it drains), KILL (one death).
+ * reader that comes slowly may be counted, too), GIVE_UP (the first writer has a limit when it drains), KILL (one death),
+ * EXCHANGE (the kernel refuses barriers: all readers are counted, and who leaves passes a fence before it looks).
  * Controls, which must be found wrong: NO_LOOK, PLAIN_PLACE, NO_BARRIER, LATE_SNAPSHOT, NO_COUNT, NO_DRAINS, COUNT_FIRST,
- * NO_POKE, DIED_DRAINING.
+ * NO_POKE, DIED_DRAINING, NO_FENCE (with EXCHANGE).
  */
 #ifndef READERS
 #define READERS 2
@@ -42,6 +45,7 @@ bool died = false;
 /* The records. */
 bool place[ALL + 1];
 byte stored[ALL + 1]; /* in the buffer of its processor */
+bool late[ALL + 1];   /* the same: one reader less */
 bool named[ALL + 1];  /* as a writer */
 byte counted[ALL + 1];
 bool granted[ALL + 1], is_listed[ALL + 1];
@@ -65,11 +69,17 @@ byte ended = 0;
 #define is_written inside[READERS + 1]
 #endif
 #define flush(i)                  \
+    late[i] = false;              \
     if                            \
     :: stored[i] == EMPTY -> place[i] = false; stored[i] = 0 \
     :: stored[i] == FULL -> place[i] = true; stored[i] = 0   \
     :: else                       \
     fi
+#if READERS > 1
+#define seen_readers (readers + late[1] + late[2])
+#else
+#define seen_readers (readers + late[1])
+#endif
 #define sees_place(i, k) ((k == i && stored[k]) -> stored[k] == FULL : place[k])
 
 inline flush_all()
@@ -161,9 +171,18 @@ inline let_in()
 
 inline leave(i)
 {
+#if defined(EXCHANGE) && !defined(NO_FENCE)
+    d_step { flush(i) };
+#endif
     d_step { seen = (wants_poke -> writer : 0) };
-    d_step { open_gate() };
-    d_step { latch = 0 };
+    d_step {
+        open_gate();
+        if
+        :: !closed -> late[i] = false /* a store before this one */
+        :: else
+        fi
+    };
+    d_step { late[i] = false; latch = 0 };
     if
     :: seen -> poke(i, seen)
     :: else
@@ -317,6 +336,9 @@ inline leave_place(i)
 inline read_quickly(i, got)
 {
     if
+#ifdef EXCHANGE
+    :: true
+#else
     :: closed || writer
     :: else ->
 #ifdef PLAIN_PLACE
@@ -345,6 +367,7 @@ inline read_quickly(i, got)
         :: else
         fi
 #endif
+#endif
     fi
 }
 
@@ -354,8 +377,12 @@ inline read_slowly(i)
     if
     :: queued == 0 && writer == 0 ->
         if
+#ifndef EXCHANGE
         :: !died && !place[i] -> d_step { place[i] = true; drains = true }; by_place = true
-#ifndef COUNTED
+#endif
+#if defined(EXCHANGE)
+        :: true
+#elif !defined(COUNTED)
         :: else
 #else
         :: true
@@ -383,7 +410,7 @@ inline read_again(i)
 inline leave_counted(i)
 {
     enter(i);
-    d_step { readers--; counted[i]--; let_in() };
+    d_step { readers--; late[i] = true; counted[i]--; let_in() };
     leave(i)
 }
 
@@ -431,7 +458,7 @@ inline look(i, found)
 {
     found = false;
 #ifdef COUNT_FIRST
-    found = readers > 0;
+    found = seen_readers > 0;
 #endif
     k = 1;
     do
@@ -440,7 +467,7 @@ inline look(i, found)
     od;
     k = 0;
 #if !defined(NO_COUNT) && !defined(COUNT_FIRST)
-    found = found || readers > 0
+    found = found || seen_readers > 0
 #endif
 }
 
@@ -450,7 +477,7 @@ inline drain(i, found)
     if
     :: found ->
         d_step { flush(i); wants_poke = true };
-#ifndef NO_BARRIER
+#if !defined(NO_BARRIER) && !defined(EXCHANGE)
         d_step { flush_all() };
 #endif
         do
@@ -558,9 +585,9 @@ active proctype memory()
     byte at;
 end:
     do
-    :: d_step { stored[1] -> flush(1) }
+    :: d_step { stored[1] || late[1] -> flush(1) }
 #if READERS > 1
-    :: d_step { stored[2] -> flush(2) }
+    :: d_step { stored[2] || late[2] -> flush(2) }
 #endif
     od
 }

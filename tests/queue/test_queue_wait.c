@@ -306,7 +306,8 @@ TEST(private_in_a_forked_child)
 /* What another thread was in the middle of when the process forked goes on in the parent, and not in the child. */
 TEST(places_left_by_a_fork)
 {
-    for (int reading = 0; reading < 2; reading++) {
+    for (int way = 0; way < 4; way++) {
+        bool reading = way % 2, shut = way / 2;
         td_queue *q = queue_of(TD_QUEUE_FIFO, false, 2);
         int x;
         for (x = 0; x < 2; x++)
@@ -316,14 +317,15 @@ TEST(places_left_by_a_fork)
         td__store_relaxed(&cell->state, TD__OWNED_BY(td__queue_life) | (reading ? TD__READING : TD__WRITING));
         pid_t pid = fork();
         if (pid == 0) {
-            bool fine = true, got[2] = { !reading, false };
+            bool fine = !shut || td_queue_shutdown(q, false) == 0, got[2] = { !reading, false };
             while (fine && !(got[0] && got[1])) {
                 fine = td_queue_get_for(q, &x, td_s(20)) == 0 && !got[x];
                 got[x] = true;
             }
-            for (int i = 0; i < 2; i++)
+            for (int i = 0; i < 2 && !shut; i++)
                 fine = fine && td_queue_put_for(q, &i, td_s(20)) == 0;
-            fine = fine && td_queue_try_put(q, &x) == TD_EFULL;
+            fine =
+                fine && (shut ? td_queue_get_for(q, &x, td_s(20)) == TD_ECLOSED : td_queue_try_put(q, &x) == TD_EFULL);
             _exit(fine ? 0 : 1);
         }
         int status = -1;
@@ -331,6 +333,85 @@ TEST(places_left_by_a_fork)
         CHECK_INT(status, 0);
         td_queue_free(q);
     }
+}
+
+/* --- who has slept for laps ------------------------------------------------------------------------------------ */
+
+static void set_cell(td_queue *q, uint64_t index, uint64_t lap, uint64_t rest)
+{
+    td__store_relaxed(&td__wheel_cell(&q->first, index)->state, lap * TD__LAP | rest);
+}
+
+static uint64_t position_of(const td_queue *q, uint64_t lap, uint64_t index)
+{
+    return lap << q->first.shift | index;
+}
+
+/* A thread that was stopped with an old place for the next put finds cells in the middle of another's run, some
+ * published and some not: it must not take one of them. */
+TEST(an_old_place_for_a_put)
+{
+    td_queue *q = queue_of(TD_QUEUE_FIFO, false, 5);
+    uint64_t mine = TD__OWNED_BY(td__queue_life);
+    int x = 7;
+    set_cell(q, 0, 2, TD__FULL);
+    set_cell(q, 1, 2, TD__RUN_OF(3) | mine | TD__WRITING);
+    set_cell(q, 2, 2, TD__FULL);
+    set_cell(q, 3, 2, TD__EMPTY);
+    set_cell(q, 4, 2, TD__EMPTY);
+    for (uint64_t index = 0; index < 5; index++)
+        for (uint64_t lap = 0; lap < 2; lap++) {
+            td__store_relaxed(&q->first.head, position_of(q, 2, 0));
+            td__store_relaxed(&q->first.tail, position_of(q, lap, index));
+            set_cell(q, 4, 2, TD__EMPTY);
+            CHECK_OK(td_queue_try_put(q, &x));
+            CHECK(td__load_relaxed(&td__wheel_cell(&q->first, 3)->state) == 2 * TD__LAP);
+            CHECK(td__load_relaxed(&td__wheel_cell(&q->first, 4)->state) == (2 * TD__LAP | TD__FULL));
+        }
+    td_queue_free(q);
+}
+
+/* The same for a get, while another gives his run back. */
+TEST(an_old_place_for_a_get)
+{
+    td_queue *q = queue_of(TD_QUEUE_FIFO, false, 5);
+    uint64_t mine = TD__OWNED_BY(td__queue_life);
+    int x;
+    for (uint64_t index = 0; index < 5; index++)
+        for (uint64_t lap = 0; lap < 2; lap++) {
+            set_cell(q, 0, 3, TD__EMPTY);
+            set_cell(q, 1, 2, TD__RUN_OF(3) | mine | TD__READING);
+            set_cell(q, 2, 3, TD__EMPTY);
+            set_cell(q, 3, 2, TD__FULL);
+            set_cell(q, 4, 2, TD__FULL);
+            td__store_relaxed(&q->first.tail, position_of(q, 3, 0));
+            td__store_relaxed(&q->first.head, position_of(q, lap, index));
+            CHECK_OK(td_queue_try_get(q, &x));
+            CHECK(td__load_relaxed(&td__wheel_cell(&q->first, 3)->state) == (2 * TD__LAP | TD__FULL));
+            CHECK(td__load_relaxed(&td__wheel_cell(&q->first, 4)->state) == 3 * TD__LAP);
+        }
+    td_queue_free(q);
+}
+
+/* A put that was given up, ahead of an item that is still there. */
+TEST(an_old_place_before_a_put_that_was_given_up)
+{
+    td_queue *q = queue_of(TD_QUEUE_FIFO, false, 2);
+    int x = 7, y = 0;
+    CHECK_OK(td_queue_put(q, &y));
+    CHECK_OK(td_queue_put(q, &x));
+    CHECK_OK(td_queue_get(q, &y));
+    set_cell(q, 0, 2, TD__EMPTY); /* of lap 1 */
+    td__store_relaxed(&q->first.head, 0);
+    CHECK_OK(td_queue_try_get(q, &y));
+    CHECK_INT(y, 7);
+    CHECK_ERROR(td_queue_try_get(q, &y), TD_EEMPTY);
+    for (x = 0; x < 6; x++) {
+        CHECK_OK(td_queue_try_put(q, &x));
+        CHECK_OK(td_queue_try_get(q, &y));
+        CHECK_INT(y, x);
+    }
+    td_queue_free(q);
 }
 
 /* The forked child uses a shared queue together with its parent. */

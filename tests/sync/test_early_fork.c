@@ -80,6 +80,38 @@ HELPER(forks_early)
     return status == 0 && !harness_failed() ? 0 : 1;
 }
 
+static int forks_and_fails(void *forked)
+{
+    pid_t *pid = forked;
+    int status = -1;
+    *pid = fork();
+    if (*pid == 0)
+        return 1;
+    CHECK(waitpid(*pid, &status, 0) == *pid);
+    return status;
+}
+
+HELPER(forks_in_an_action)
+{
+    pid_t pid = -1;
+    CHECK_OK(td_barrier_init(&barrier, 1));
+    int r = td_barrier_wait_action(&barrier, forks_and_fails, &pid);
+    CHECK_INT(r, pid == 0 ? TD_EBROKEN : 0);
+    /* In both it is as after any other wait: a new phase, and this thread may run actions. */
+    CHECK_INT(td_barrier_waiting(&barrier), 0);
+    CHECK_INT(td_barrier_wait_for(&barrier, LONG), 0);
+    if (pid == 0)
+        _exit(harness_failed() ? 1 : 0);
+    return harness_failed();
+}
+
+/* Catches: a child that ends the action of a phase that is its parent's. */
+TEST(in_the_action_of_a_barrier)
+{
+    const helper_options options = { .init = "nothing" };
+    CHECK_INT(helper_run(&options, "forks_in_an_action", NULL), 0);
+}
+
 /* Catches: handlers of forks that are not there yet. */
 TEST(before_anything_else)
 {

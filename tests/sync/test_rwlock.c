@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "sync/section.h"
 #include "sync/wait.h"
 
 enum { HAS, END };
@@ -298,7 +299,7 @@ TEST_PLACES(giving_up_leaves_nothing_behind)
     table *t = object_new(how, sizeof *t);
     CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
     td_worker *w = begin(how, gives_up, t, 0);
-    UNTIL(waiters(t) == 1);
+    UNTIL(waiters(t) == 1 || ended(w)); /* it may have given up before we are back */
     td_worker *reader = begin(how, comes, t, 0);
     t->go[0] = 1;
     end_well(w);
@@ -521,6 +522,53 @@ TEST_PLACES(readers_do_not_starve)
     event_set(END);
     for (int i = 0; i < 3; i++)
         end_well(w[i]);
+    table_free(how, t);
+}
+
+static int acquires_and_releases(td_call *call)
+{
+    table *t = OBJECT(call);
+    REQUIRE(td__party_self()); /* else it comes slowly */
+    CHECK_INT(NUMBER(call) ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG),
+              0);
+    t->got[0] = 1;
+    td_rwlock_release(&t->lock);
+    t->got[1] = 1;
+    return 0;
+}
+
+/* Catches: a last user who comes and goes, and may free the lock, while the one who has opened the gate for it has not
+ * yet let go of the latch: which writes to it. */
+TEST_PLACES(who_leaves_last_leaves_after_who_let_it_in)
+{
+    for (int writes = 0; writes <= 1; writes++) {
+        table *t = object_new(how, sizeof *t);
+        td__latch *latch = (td__latch *)(void *)&t->lock;
+        td__section_enter(td__party_self(), latch); /* as at the end of a slow release */
+        td_worker *w = begin(how, acquires_and_releases, t, writes);
+        /* It has it, in spite of the latch, and then waits for that. */
+        UNTIL(t->got[1] || (t->got[0] && td__load_relaxed(&latch->contended) & TD__SLEEPERS));
+        CHECK(!t->got[1]);
+        td__section_leave(td__party_self(), latch);
+        end_well(w);
+        CHECK(t->got[1]);
+        table_free(how, t);
+    }
+}
+
+/* Catches: a thread that reads already, and is refused as others are, while a writer drains with the gate open. */
+TEST_PLACES(a_reader_may_try_again_past_a_writer_that_came_quickly)
+{
+    table *t = object_new(how, sizeof *t);
+    CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
+    td_worker *w = begin(how, acquires_and_releases, t, 1);
+    UNTIL(waiters(t) == 1);
+    CHECK_INT(gate_half(&t->lock, 1) & 1, 0);
+    CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
+    CHECK_ERROR(td_rwlock_try_acquire_write(&t->lock), TD_EDEADLOCK);
+    td_rwlock_release(&t->lock);
+    td_rwlock_release(&t->lock);
+    end_well(w);
     table_free(how, t);
 }
 
@@ -828,18 +876,21 @@ TEST(all_killed_together)
 
 /* --- forks, faults ----------------------------------------------------------------------------------------- */
 
-static td_rwlock forked[4];
+static td_rwlock forked[5];
 
 static void *waits_or_holds(void *argument)
 {
     (void)argument;
     CHECK_INT(td_rwlock_acquire_read(&forked[2]), 0);
     CHECK_INT(td_rwlock_acquire_write(&forked[3]), 0);
+    CHECK_INT(td_rwlock_acquire_write(&forked[4]), 0);
+    td_rwlock_downgrade(&forked[4]);
     event_set(HAS);
     CHECK_INT(td_rwlock_acquire_read_for(&forked[0], LONG), 0);
     td_rwlock_release(&forked[0]);
     td_rwlock_release(&forked[2]);
     td_rwlock_release(&forked[3]);
+    td_rwlock_release(&forked[4]);
     return NULL;
 }
 
@@ -857,6 +908,7 @@ static void check_child(void)
     CHECK_INT(td_rwlock_try_acquire_write(&forked[1]), 0);
     CHECK_INT(td_rwlock_try_acquire_write(&forked[2]), 0);
     CHECK_INT(td_rwlock_try_acquire_read(&forked[3]), TD_OWNER_DIED);
+    CHECK_INT(td_rwlock_try_acquire_write(&forked[4]), 0);
 }
 
 TEST(a_fork_keeps_what_the_forking_thread_holds)
