@@ -36,9 +36,9 @@
  * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time.
  * No call is for signal handlers.
  *
- * After fork() a queue that is not shared is the child's own copy, with the items in it. (In a LIFO or PRIORITY queue not
- * if another thread was just putting or getting: the child's copy is then blocked for ever, like any lock of a thread that
- * is not there. Do not use these in the child unless other threads kept still, or share them.)
+ * After fork() a queue that is not shared is the child's own copy, with the items in it. (In a LIFO or PRIORITY queue
+ * not if another thread was just putting or getting: the child's copy is then blocked for ever, like any lock of a
+ * thread that is not there. Do not use these in the child unless other threads kept still, or share them.)
  */
 #ifndef TANDEM_QUEUE_H
 #define TANDEM_QUEUE_H
