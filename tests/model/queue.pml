@@ -14,7 +14,7 @@
  * its lap. Each must be found.
  *
  * Steps here are sequentially consistent. The claims are so in the code; the stores that end a claim are releases, which
- * is what their readers need; sleeping, which needs more, is the matter of latch.pml.
+ * is what their readers need; sleeping, which needs more, is the matter of eventcount.pml.
  */
 #ifndef CAP
 #define CAP       2
