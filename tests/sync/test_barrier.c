@@ -523,11 +523,12 @@ TEST(killed_in_the_action_and_all_at_once)
         UNTIL(td_barrier_waiting(&m->elsewhere) == 1);
         pid_t spawner = parent_of(td_pid(w[2]));
         pid_t pids[3] = { td_pid(w[0]), td_pid(w[1]), td_pid(w[2]) };
+        /* Kept from repairing after the first one before the others are dead, too. */
+        kill(spawner, round < 2 ? SIGSTOP : SIGKILL);
+        for (int i = round == 0 ? 2 : 0; round < 2 && i < 3; i++)
+            kill(pids[i], SIGKILL);
         if (round < 2)
-            for (int i = round == 0 ? 2 : 0; i < 3; i++)
-                kill(pids[i], SIGKILL);
-        else
-            kill(spawner, SIGKILL);
+            kill(spawner, SIGCONT);
         for (int i = 0; i < 3; i++)
             CHECK_INT(returned(w[i]), round == 0 && i < 2);
         if (round == 2)
