@@ -102,6 +102,31 @@ static bool left(td_queue *queue, const _Atomic uint32_t *word)
     return !count || td__fetch_sub_acq_rel(count, 1) > 1;
 }
 
+/* The quick way, with the step open again if it does not lead there. */
+static bool try_quickly(td_queue *queue, td__party *me, td__op *op)
+{
+    bool shared = queue->shared, put = op->in != NULL, done;
+    if (put)
+        done = shared ? td__fifo_put_quick_shared(queue, me, op->in) : td__fifo_put_quick_private(queue, op->in);
+    else
+        done = shared ? td__fifo_get_quick_shared(queue, me, op->out) : td__fifo_get_quick_private(queue, op->out);
+    if (done)
+        op->done = 1;
+    else if (shared && me->step[TD__STEP_QUEUE].kind == 0)
+        td__step_begin(me, TD__STEP_QUEUE, put ? TD__QUEUE_PUT : TD__QUEUE_GET, queue, 0, 0);
+    return done;
+}
+
+#define QUICK_LOOKS 8 /* of so many all but one */
+
+/* As a rule what comes is straight ahead, and is got so in half the time. */
+static int look(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, unsigned number)
+{
+    if (queue->quick == TD__QUICK_NOT || op->count != 1 || number % QUICK_LOOKS == QUICK_LOOKS - 1)
+        return attempt(queue, me, op);
+    return try_quickly(queue, me, op) ? 0 : again;
+}
+
 int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op, int again, _Atomic uint32_t *word,
                    int64_t deadline, const td_cancel *cancel)
 {
@@ -109,7 +134,7 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
     unsigned looks = td__spin_looks(me);
     for (unsigned i = 0; i < looks; i++) {
         td__relax();
-        r = attempt(queue, me, op);
+        r = look(queue, me, attempt, op, again, i);
         if (r != again) {
             td__spin_fared(me, looks, true);
             return r;
