@@ -134,6 +134,11 @@ bool event_wait_for(int n, double seconds)
     return wait_count(n, 1, seconds);
 }
 
+int thrift(void)
+{
+    return SANITIZED && !getenv("TANDEM_TEST_FULL") ? 4 : 1;
+}
+
 /* --- checks ------------------------------------------------------------------------------------------------ */
 
 /* Where the case's process reports, even while it plays with its standard streams; inherited by its forks only. */
@@ -425,6 +430,19 @@ static int count_others(bool zombies)
 int others(void)
 {
     return count_others(false);
+}
+
+void check_no_others(const char *file, int line)
+{
+    proc list[16];
+    int n = list_others(list, 16), living = 0;
+    for (int i = 0; i < n && i < 16; i++)
+        if (list[i].state != 'Z' && list[i].state != 'X') {
+            living++;
+            harness_note("    left: process %d, child of %d, '%s', state %c", list[i].pid, list[i].ppid, list[i].comm,
+                         list[i].state);
+        }
+    harness_check_int(false, living, 0, file, line, "processes left");
 }
 
 int others_zombies(void)

@@ -125,58 +125,57 @@ void td__spawner_unref(td__spawner *spawner)
         dispose(spawner);
 }
 
-/* A process that is dying, with the spawner: repairs must not begin before it is dead. */
-static void party_lost(pid_t pid)
+/* Waits for the end of a process that is dying, with the spawner. */
+static void await_death(pid_t pid, int64_t deadline)
 {
-    if (td__parties_of(pid)) {
-        int fd = td__pid_fd(pid);
-        bool ready;
-        if (fd >= 0)
-            td__poll(&fd, &ready, 1, td__deadline(td_s(DYING_LIMIT_S)));
-        td__close(fd);
-    }
+    int fd = pid > 0 ? td__pid_fd(pid) : -1;
+    bool ready;
+    if (fd >= 0)
+        td__poll(&fd, &ready, 1, deadline);
+    td__close(fd);
+}
+
+/* Repairs must not begin before it is dead; and a worker that has been joined may be there still, at its end. */
+static void worker_lost(pid_t pid, int64_t deadline)
+{
+    await_death(pid, deadline);
     td__parties_died(pid); /* also if the spawner has marked them: it may not have come to tell */
 }
 
-/* Its spares are told of its end by the kernel: who learns of it after this finds them gone. The names are those of
- * processes that the spawner had not seen end. */
-static void await_spares(const td__spawner *spawner)
+/* Of one that was not its spawner's to give away, as a spare is. */
+static void lose_worker(td__spawner *spawner, uint32_t index, int64_t deadline)
 {
-    int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
-    for (uint32_t lane = 0; lane < spawner->lane_count; lane++) {
-        uint32_t named = td__load_acquire(&spawner->segment->spare_slots[lane]) & ~TD__SPARE_TAKEN;
-        pid_t pid = named > 0 && named <= TD__SLOTS
-                        ? (pid_t)td__load_acquire(&td__slot_at(spawner->segment, named - 1)->pid)
-                        : 0;
-        int fd = pid > 0 ? td__pid_fd(pid) : -1;
-        bool ready;
-        if (fd >= 0)
-            td__poll(&fd, &ready, 1, deadline);
-        td__close(fd);
-    }
+    td__slot *slot = td__slot_at(spawner->segment, index);
+    if (td__load_acquire(&slot->done) & TD__ENDED)
+        return;
+    worker_lost((pid_t)td__load_acquire(&slot->pid), deadline);
+    /* Its workers die with it, by the kernel's hand; a stray one that asked to outlive it must not. */
+    td__slot_ended(slot, TD__ENDED, true, SIGKILL);
+    td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
 }
 
+/* All that it has forked dies with it: who learns of its end after this finds them gone, spares too. */
 void td__spawner_lost(td__spawner *spawner)
 {
     td__parties_died(spawner->pid);
     /* Sequentially consistent, with the CAS that takes a slot and the load of `dead` after it in process.c: either the
      * starter sees that the spawner is dead, or we see its slot. */
     td__store_seq_cst(&spawner->dead, 1);
-    for (uint32_t group = 0; group < TD__SLOTS / 64; group++) {
-        if (td__load_acquire(&spawner->segment->in_use[group]) == 0)
+    int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
+    /* Whom it had just forked tells its pid before it closes the spawner's end of the socket. */
+    td__wait_ready(spawner->control, false, deadline);
+    for (uint32_t index = 0; index < TD__SLOTS; index++) {
+        if (td__load_acquire(&spawner->segment->in_use[index / 64]) == 0) {
+            index |= 63;
             continue;
-        for (uint32_t index = group * 64; index < group * 64 + 64; index++) {
-            td__slot *slot = td__slot_at(spawner->segment, index);
-            uint64_t word = td__load_seq_cst(&slot->word);
-            if (TD__WORD_STATE(word) != TD__TAKEN || td__load_acquire(&slot->done) & TD__ENDED)
-                continue;
-            party_lost((pid_t)td__load_acquire(&slot->pid));
-            /* Its workers die with it, by the kernel's hand; a stray one that asked to outlive it must not. */
-            td__slot_ended(slot, TD__ENDED, true, SIGKILL);
-            td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
         }
+        td__slot *slot = td__slot_at(spawner->segment, index);
+        uint64_t word = td__load_seq_cst(&slot->word);
+        if (TD__WORD_STATE(word) == TD__TAKEN)
+            lose_worker(spawner, index, deadline);
+        else if (TD__WORD_STATE(word) != TD__FREE && TD__WORD_OWNER(word) == TD__OWNER_SPAWNER)
+            await_death((pid_t)td__load_acquire(&slot->pid), deadline);
     }
-    await_spares(spawner);
 }
 
 /* --- starting ---------------------------------------------------------------------------------------------- */

@@ -93,6 +93,8 @@ static void become_worker(uint32_t index, int keep)
 {
     /* Both: the first needs nothing, but ends with a change of user; the second does not. */
     bool alive = td__die_with_parent(spawner.pid);
+    /* Release: for who takes a spare. Before the socket is closed: see td__spawner_lost. */
+    td__store_release(&td__slot_at(spawner.segment, index)->pid, (uint32_t)td__the.pid);
     int own = td__reopen(spawner.directory, spawner.life[0]);
     if (own < 0 && spawner.directory >= 0) /* not readable by us: .prepare has changed the user, or the like */
         own = td__reopen(-1, spawner.life[0]);
@@ -102,8 +104,6 @@ static void become_worker(uint32_t index, int keep)
         td__exit_now(1);
     if (spawner.born_ignored & TD__SIGNAL_BIT(SIGCHLD))
         td__signal_ignore(SIGCHLD, true);
-    td__slot *slot = td__slot_at(spawner.segment, index);
-    td__store_release(&slot->pid, (uint32_t)td__the.pid);
 }
 
 static bool other_spares(uint32_t lane)

@@ -320,7 +320,7 @@ TEST_LIMIT(random_against_a_model, 100)
     td_shared_free(td_shared_alloc(1));
     td_shared_counts before = counts();
     for (uint64_t seed = 1; seed <= 5; seed++) {
-        random_changes(seed * 77777, 20000);
+        random_changes(seed * 77777, 20000 / thrift());
         REQUIRE_OK(td_shared_check());
     }
     CHECK_INT(counts().blocks, before.blocks);
@@ -394,7 +394,7 @@ TEST_MODES_LIMIT(freed_by_others, 100)
     enum { WORKERS = 4 };
     td_worker *w[WORKERS];
     exchange *table = td_shared_calloc(1, sizeof *table);
-    table->rounds = 20000;
+    table->rounds = 20000 / thrift();
     for (int i = 0; i < WORKERS; i++) {
         w[i] = WORKER(NEW(.target = hand_over, .args = TD_ARG(uintptr_t, (uintptr_t)table)));
         REQUIRE_OK(td_start(w[i]));
@@ -483,7 +483,7 @@ static void use_up(size_t size)
 HELPER(little_heap)
 {
     CHECK(counts().limit < 40 << 20);
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < (thrift() > 1 ? 2 : 3); round++) {
         use_up(100000);
         use_up(64);
         use_up(2500);

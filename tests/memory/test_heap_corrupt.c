@@ -126,7 +126,7 @@ TEST_METHODS_LIMIT(written_over, 200)
         memcpy(copy[i], part[i].at, part[i].size);
     }
     uint32_t top = td__heap_top();
-    for (int round = 0; round < 150 && !harness_failed(); round++) {
+    for (int round = 0; round < 150 / thrift() && !harness_failed(); round++) {
         uint64_t seed = state;
         for (uint64_t n = 1 + next_random() % 3; n > 0; n--)
             scribble(&part[next_random() % count]);
@@ -157,7 +157,7 @@ TEST_METHODS_LIMIT(written_over, 200)
         REQUIRE_OK(td_shared_check());
     }
     harness_note("    told %zu times, aborted %zu times", found, aborted);
-    CHECK(found > 30);
+    CHECK(found > 30u / (unsigned)thrift());
     for (int i = 0; i < BLOCKS; i++)
         td_shared_free(scene->block[i]);
     td_shared_free(scene);

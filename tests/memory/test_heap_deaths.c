@@ -258,7 +258,7 @@ TEST_METHODS_LIMIT(killed_at_each_step, 300)
     job *job = td_shared_calloc(1, sizeof *job);
     long all = 0;
     for (int what = 0; what < OPERATIONS && !harness_failed(); what++)
-        for (long step = 1;; step++) {
+        for (long step = 1;; step += thrift()) {
             prepare(job, what, step);
             bool through = run(how, job);
             check_bytes(job);
@@ -284,7 +284,7 @@ TEST_LIMIT(repair_spares_others, 150)
     td__heap_here.shards = 1;
     job *job = td_shared_calloc(1, sizeof *job);
     for (int i = 0; i < 7 && !harness_failed(); i++)
-        for (long step = 1;; step++) {
+        for (long step = 1;; step += thrift()) {
             void *taken[TAKEN];
             prepare(job, what[i], step);
             td__party_before_fork();

@@ -205,7 +205,7 @@ TEST(growth)
     for (int shared = 0; shared < 2; shared++) {
         td_queue *q = QUEUE(.item_size = 4, .shared = shared);
         int in = 0, out = 0, got;
-        for (int round = 1; round < 300; round++) {
+        for (int round = 1; round < 300 / thrift(); round++) {
             for (int i = 0; i < round * 7; i++, in++)
                 CHECK_OK(td_queue_put(q, &in));
             for (int i = 0; i < round * 5; i++, out++)

@@ -388,7 +388,7 @@ static void kill_at_all_steps(const mode *how, uint32_t number)
     int effect = 0;
     long step = 1;
     while (kill_at(how, number, step, false, &effect) && !harness_failed())
-        step++;
+        step += thrift();
     CHECK(step > 3); /* it has been killed somewhere */
     harness_note("%ld steps", step - 1);
 }
@@ -425,7 +425,7 @@ AT_EVERY_STEP(shutdown, SHUTDOWN)
 TEST_METHODS_LIMIT(killed_in_task_done, 120)
 {
     bool died = true, counted = false;
-    for (long step = 1; died && !harness_failed(); step++) {
+    for (long step = 1; died && !harness_failed(); step += thrift()) {
         account a = { { { 0 } }, { { 0 } }, 0 };
         stage *s = set_stage(TASK_DONE, step);
         drain(s->queue, &a);
@@ -451,7 +451,7 @@ static size_t blocks(void)
 TEST_METHODS_LIMIT(killed_in_free, 120)
 {
     bool died = true;
-    for (long step = 1; died && !harness_failed(); step++) {
+    for (long step = 1; died && !harness_failed(); step += thrift()) {
         stage *s = set_stage(FREE, step);
         size_t with = blocks();
         td_queue_free(s->queue);
@@ -473,7 +473,7 @@ TEST_METHODS_LIMIT(killed_in_create, 120)
 {
     bool died = true;
     int kept = 0;
-    for (long step = 1; died && !harness_failed(); step++) {
+    for (long step = 1; died && !harness_failed(); step += thrift()) {
         stage *s = set_stage(CREATE, step);
         td_queue_free(s->queue);
         s->queue = NULL;

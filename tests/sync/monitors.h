@@ -112,7 +112,7 @@ static inline void climb(const mode *how, bool (*rung)(const mode *how, long n),
 {
     long n = 1;
     while (rung(how, n) && !harness_failed())
-        n++;
+        n += thrift();
     harness_note("%ld steps", n - 1);
     CHECK(n > least);
 }
