@@ -134,9 +134,19 @@ bool event_wait_for(int n, double seconds)
     return wait_count(n, 1, seconds);
 }
 
+static bool long_tests(void)
+{
+    return getenv("TANDEM_TEST_FULL") != NULL;
+}
+
 int thrift(void)
 {
-    return SANITIZED && !getenv("TANDEM_TEST_FULL") ? 4 : 1;
+    return SANITIZED && !long_tests() ? 4 : 1;
+}
+
+double budget(void)
+{
+    return long_tests() ? 20 : 1.5;
 }
 
 /* --- checks ------------------------------------------------------------------------------------------------ */

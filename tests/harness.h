@@ -76,6 +76,9 @@ extern "C" {
  */
 int thrift(void);
 
+/* How long what goes on at random does so: a second and a half, or twenty when the long tests are asked for. */
+double budget(void);
+
 /* --- cases ------------------------------------------------------------------------------------------------- */
 
 /* What a suite is run over. */

@@ -142,16 +142,26 @@ static void worker_lost(pid_t pid, int64_t deadline)
     td__parties_died(pid); /* also if the spawner has marked them: it may not have come to tell */
 }
 
-/* Of one that was not its spawner's to give away, as a spare is. */
+/* Its workers die with it, by the kernel's hand; a stray one that asked to outlive it must not. Under `losing`, as only
+ * one may mark a slot. */
 static void lose_worker(td__spawner *spawner, uint32_t index, int64_t deadline)
 {
     td__slot *slot = td__slot_at(spawner->segment, index);
     if (td__load_acquire(&slot->done) & TD__ENDED)
         return;
     worker_lost((pid_t)td__load_acquire(&slot->pid), deadline);
-    /* Its workers die with it, by the kernel's hand; a stray one that asked to outlive it must not. */
     td__slot_ended(slot, TD__ENDED, true, SIGKILL);
     td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
+}
+
+void td__spawner_lost_worker(td__spawner *spawner, uint32_t index)
+{
+    if (!td__load_seq_cst(&spawner->dead))
+        return;
+    td__lock_acquire(&spawner->losing);
+    lose_worker(spawner, index, td__deadline(td_s(DYING_LIMIT_S)));
+    td__lock_release(&spawner->losing);
+    td__event_fd_signal(td__arrivals); /* whose watcher repairs, and may have done so before */
 }
 
 /* All that it has forked dies with it: who learns of its end after this finds them gone, spares too. */
@@ -161,9 +171,10 @@ void td__spawner_lost(td__spawner *spawner)
     /* Sequentially consistent, with the CAS that takes a slot and the load of `dead` after it in process.c: either the
      * starter sees that the spawner is dead, or we see its slot. */
     td__store_seq_cst(&spawner->dead, 1);
-    int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
     /* Whom it had just forked tells its pid before it closes the spawner's end of the socket. */
-    td__wait_ready(spawner->control, false, deadline);
+    td__wait_ready(spawner->control, false, td__deadline(td_s(DYING_LIMIT_S)));
+    int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
+    td__lock_acquire(&spawner->losing);
     for (uint32_t index = 0; index < TD__SLOTS; index++) {
         if (td__load_acquire(&spawner->segment->in_use[index / 64]) == 0) {
             index |= 63;
@@ -176,6 +187,7 @@ void td__spawner_lost(td__spawner *spawner)
         else if (TD__WORD_STATE(word) != TD__FREE && TD__WORD_OWNER(word) == TD__OWNER_SPAWNER)
             await_death((pid_t)td__load_acquire(&slot->pid), deadline);
     }
+    td__lock_release(&spawner->losing);
 }
 
 /* --- starting ---------------------------------------------------------------------------------------------- */

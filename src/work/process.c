@@ -177,11 +177,7 @@ static void started(start *start, uint32_t index)
     td__store_relaxed(&worker->native_id, pid);
     td__spawner *spawner = start->spawner;
     start->spawner = NULL;
-    /* See td__spawner_lost: if the spawner died before it could be told of this slot, nobody else will mark it. */
-    if (td__load_seq_cst(&spawner->dead) && !(td__load_acquire(&slot->done) & TD__ENDED)) {
-        td__slot_ended(slot, TD__ENDED, true, SIGKILL);
-        td__slot_end(spawner->segment, spawner->file, index, TD__GONE);
-    }
+    td__spawner_lost_worker(spawner, index);
 }
 
 /* Wakes a spare, which then waits for the request on its lane. It may be awake already. */

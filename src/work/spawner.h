@@ -33,6 +33,7 @@ typedef struct td__spawner {
     _Atomic uint32_t dead;    /* set by the watcher */
     _Atomic uint32_t apart;   /* the last starter and its worker ran on different processors */
     bool inherited;           /* in a worker: the one it came from */
+    td__lock losing;          /* held by who marks the slots of a dead one */
 } td__spawner;
 
 /* --- launch.c ---------------------------------------------------------------------------------------------- */
@@ -61,6 +62,10 @@ bool td__environment_is(const char *flat, size_t size);
 
 /* Marks every worker of a dead spawner as gone. */
 void td__spawner_lost(td__spawner *spawner);
+
+/* By who has taken a slot: if the spawner is dead, which may have been seen to before the slot was taken, nobody else
+ * will mark it. */
+void td__spawner_lost_worker(td__spawner *spawner, uint32_t index);
 
 #define TD__MARKER "TANDEM_SPAWNER"
 

@@ -712,7 +712,7 @@ static void kill_at_random(const mode *how, size_t capacity, bool batches, td_qu
                      .priority = kind == TD_QUEUE_PRIORITY ? TD_PRIORITY(item, number) : (td_priority){ 0 });
     td_worker *w[2 * WORKERS] = { 0 };
     uint32_t place_of[2 * WORKERS] = { 0 }, places = 0, seed = 1;
-    double end = now() + 4;
+    double end = now() + budget();
     int kills = 0;
     while (now() < end && !harness_failed()) {
         seed = seed * 1103515245 + 12345;
