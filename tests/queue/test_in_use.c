@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <tandem.h>
 #include "queue/queue.h"
+#include "sync/section.h"
 #include "sync/use.h"
 
 #ifdef TD_DEBUG
@@ -255,6 +256,20 @@ static td_worker *start_use(stage *s, bool process, td_target *target)
     return w;
 }
 
+/* Its death is known when this returns, and nobody has repaired after it: what comes next meets its record, and what it
+ * has left in the object. */
+static void kill_unrepaired(td_worker *w)
+{
+    td__party *me = td__party_self();
+    td__latch *repair = (td__latch *)(void *)td__the_region->repair;
+    td__section_enter(me, repair);
+    td_kill(w);
+    REQUIRE_OK(td_join(w));
+    td_outcome(w);
+    td_free(w);
+    td__section_leave(me, repair);
+}
+
 /* row, place (p: private, t: shared and a thread, P: shared and a process), how it ends (d: its own call, f: its block)
  */
 HELPER(ends)
@@ -268,12 +283,8 @@ HELPER(ends)
         WAIT_UNTIL(is_waited(s->object, sizeof *s->object), 20);
     else
         event_wait(USING);
-    if (argv[2][1] == 'k') { /* killed, it is no reason any more */
-        td_kill(w);
-        REQUIRE_OK(td_join(w));
-        td_outcome(w);
-        td_free(w);
-    }
+    if (argv[2][1] == 'k') /* killed, it is no reason any more */
+        kill_unrepaired(w);
     if (argv[3][0] == 'd')
         r->destroy(s->object);
     else
@@ -368,12 +379,8 @@ HELPER(frees_queue)
         REQUIRE_OK(td_queue_put(s->queue, &item));
     td_worker *w = start_use(s, argv[3][0] == 'P', use_queue);
     WAIT_UNTIL(is_waited(s->queue, sizeof *s->queue), 20);
-    if (argv[3][1] == 'k') {
-        td_kill(w);
-        REQUIRE_OK(td_join(w));
-        td_outcome(w);
-        td_free(w);
-    }
+    if (argv[3][1] == 'k')
+        kill_unrepaired(w);
     td_queue_free(s->queue);
     (void)argc;
     return 3;
