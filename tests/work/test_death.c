@@ -84,9 +84,7 @@ static int has_a_forked_child(td_call *call)
 static pid_t find_spawner(void)
 {
     pid_t pid = 0;
-    td_worker *w = WORKER(td_process(.target = tells_parent));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(td_process(.target = tells_parent));
     REQUIRE_OK(td_result(w, pid_t, &pid));
     td_free(w);
     REQUIRE(pid > 1 && pid != getpid());

@@ -431,9 +431,7 @@ TEST_METHODS(crashes_leave_nothing_behind)
 {
     struct counts before = count();
     for (int i = 0; i < 40; i++) {
-        td_worker *w = WORKER(NEW(.target = i % 2 ? crashes : fails));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = i % 2 ? crashes : fails));
         CHECK_INT(td_outcome(w), i % 2 ? TD_CRASHED : TD_FAILED);
         td_describe(w);
         td_free(w);

@@ -23,9 +23,7 @@ static int fails(td_call *call)
 
 static td_worker *run(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args, .name = "resize"));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args, .name = "resize"));
     return w;
 }
 

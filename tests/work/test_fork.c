@@ -161,17 +161,13 @@ TEST_METHODS(sigchld_ignored)
 {
     signal(SIGCHLD, SIG_IGN);
     for (int i = 0; i < 4; i++) {
-        td_worker *w = WORKER(NEW(.target = i % 2 ? returns_arg : dies, .args = TD_ARG(int, 9)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = i % 2 ? returns_arg : dies, .args = TD_ARG(int, 9)));
         CHECK_INT(td_exitcode(w), i % 2 ? 9 : -SIGKILL);
         td_free(w);
     }
     struct sigaction no_wait = { .sa_handler = on_child, .sa_flags = SA_NOCLDWAIT };
     sigaction(SIGCHLD, &no_wait, 0);
-    td_worker *w = WORKER(NEW(.target = dies));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = dies));
     CHECK_INT(td_exitcode(w), -SIGKILL);
     td_free(w);
     CHECK_OK(td_finish());
@@ -203,9 +199,7 @@ static int waits_itself(td_call *call)
 /* Catches: a worker in which the program's own processes cannot be waited for. */
 TEST_MODES(children_of_a_worker)
 {
-    td_worker *w = WORKER(NEW(.target = waits_itself));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = waits_itself));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
 }
@@ -531,9 +525,7 @@ static int forks_itself(td_call *call)
 /* Catches: a fork inside a worker, whose child must not end the worker's life in the books. */
 TEST_MODES(fork_inside_a_worker)
 {
-    td_worker *w = WORKER(NEW(.target = forks_itself));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = forks_itself));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
 }

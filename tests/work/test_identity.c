@@ -52,9 +52,7 @@ static int tells_parent(td_call *call)
 
 static td_worker *ended(const mode *how, td_target *target)
 {
-    td_worker *w = WORKER(NEW(.target = target));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target));
     if (!CHECK_INT(td_outcome(w), TD_RETURNED))
         harness_note("    %s", td_describe(w));
     return w;

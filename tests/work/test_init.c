@@ -227,9 +227,7 @@ HELPER(uses_prepared)
     CHECK_INT(prepared_value, 0); /* not here */
     for (int i = 0; i < 6; i++) {
         int value = 0;
-        td_worker *w = WORKER(td_process(.target = tells_prepared));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_process(.target = tells_prepared));
         CHECK_OK(td_result(w, int, &value));
         CHECK_INT(value, 42);
         td_free(w);
@@ -356,9 +354,7 @@ HELPER(core_limit)
     REQUIRE(setrlimit(RLIMIT_CORE, &l) == 0);
     for (int i = 0; i < 2; i++) {
         bool dumps = false;
-        td_worker *w = WORKER(td_process(.target = tells_core_limit, .method = i ? TD_FORK : TD_FORKSERVER));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_process(.target = tells_core_limit, .method = i ? TD_FORK : TD_FORKSERVER));
         CHECK_OK(td_result(w, bool, &dumps));
         if (argv[1][0] == 'y')
             CHECK(dumps);

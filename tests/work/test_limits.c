@@ -298,9 +298,7 @@ HELPER(has_little_memory)
     CHECK_INT(td_outcome(running), TD_RETURNED);
     td_free(running);
     limit_soft(RLIMIT_AS, old);
-    w = WORKER(NEW(.target = measures, .args = TD_BYTES(block, BIG)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = measures, .args = TD_BYTES(block, BIG)));
     size_t size = 0;
     CHECK_OK(td_result(w, size_t, &size));
     CHECK_INT(size, BIG);
@@ -388,15 +386,11 @@ TEST_METHODS(worker_without_memory)
 {
     if (SANITIZED)
         SKIP("a sanitizer needs address space without limit");
-    td_worker *w = WORKER(NEW(.target = eats_memory));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = eats_memory));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     CHECK_INT(td_result_code(w), 0);
     td_free(w);
-    w = WORKER(NEW(.target = returns_too_much_for_memory));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = returns_too_much_for_memory));
     CHECK_INT(td_outcome(w), TD_FAILED);
     CHECK_INT(td_result_code(w), TD_ENOMEM);
     td_free(w);

@@ -20,9 +20,7 @@ static int nothing(td_call *call)
 
 static td_worker *ended(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args));
     return w;
 }
 

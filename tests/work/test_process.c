@@ -28,9 +28,7 @@ static int nothing(td_call *call)
 /* Runs a worker and gives its result's bytes, which belong to the worker. */
 static td_worker *ended(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args));
     if (!CHECK_INT(td_outcome(w), TD_RETURNED))
         harness_note("    %s", td_describe(w));
     return w;

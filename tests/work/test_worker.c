@@ -226,9 +226,7 @@ static int joins_itself(td_call *call)
 /* Catches: waiting for oneself. */
 TEST_MODES(join_itself)
 {
-    td_worker *w = WORKER(NEW(.target = joins_itself));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = joins_itself));
     CHECK_INT(td_result_code(w), 0);
     td_free(w);
     CHECK_ERROR(td_join(td_main()), TD_EDEADLOCK);
@@ -527,9 +525,7 @@ TEST_MODES(sentinel)
 /* Catches: a sentinel that is asked for only after the end and never becomes readable. */
 TEST_MODES(sentinel_asked_for_late)
 {
-    td_worker *w = WORKER(NEW(.target = nothing));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = nothing));
     int before = count_fds(), fd = td_sentinel(w);
     REQUIRE(fd > 2);
     CHECK(readable(fd, 30000));
@@ -642,9 +638,7 @@ TEST_MODES(cancelled_flag_is_fresh)
     REQUIRE_OK(td_join(w));
     td_free(w);
     for (int i = 0; i < 10; i++) {
-        w = WORKER(NEW(.target = is_not_cancelled));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        w = JOINED(NEW(.target = is_not_cancelled));
         CHECK_INT(td_result_code(w), 0);
         td_free(w);
     }
@@ -679,9 +673,7 @@ TEST_MODES(stop_before_start)
  * late stop changes. */
 TEST_METHODS(stop_after_the_end)
 {
-    td_worker *w = WORKER(NEW(.target = returns_arg, .args = TD_ARG(int, 5)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = returns_arg, .args = TD_ARG(int, 5)));
     for (int way = 0; way < 3; way++)
         CHECK_OK(stop_by(w, way));
     CHECK_INT(td_outcome(w), TD_FAILED);
@@ -833,9 +825,7 @@ TEST_MODES(current_main_and_parent)
     CHECK(td_current() != 0);
     CHECK(td_parent() == 0);
     CHECK(td_is_alive(td_main()));
-    td_worker *w = WORKER(NEW(.target = knows_itself, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = knows_itself, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
 }
@@ -961,9 +951,7 @@ TEST(stack_size)
 {
     const size_t sizes[] = { 32 << 10, 100001, 1 << 20, 64 << 20 };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        td_worker *w = WORKER(td_thread(.target = uses_stack, .args = TD_VAL(sizes[i]), .stack_size = sizes[i]));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_thread(.target = uses_stack, .args = TD_VAL(sizes[i]), .stack_size = sizes[i]));
         CHECK_INT(td_outcome(w), TD_RETURNED);
         td_free(w);
     }
