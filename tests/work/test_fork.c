@@ -417,6 +417,7 @@ TEST_MODES(fork_by_the_program)
             CHECK_INT(td_last_error(), TD_EINVAL);
             CHECK_ERROR(td_join(w), TD_EFORKED);
             CHECK_ERROR(td_join_for(w, td_ms(0)), TD_EFORKED);
+            CHECK_ERROR(td_join_all(&w, 1), TD_EFORKED);
             CHECK_ERROR(td_terminate(w), TD_EFORKED);
             CHECK_ERROR(td_interrupt(w), TD_EFORKED);
             CHECK_ERROR(td_kill(w), TD_EFORKED);
