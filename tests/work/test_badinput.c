@@ -1,25 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What a caller can do wrong: each is an error with a sentence, and the program goes on. */
-#include "harness.h"
+#include "targets.h"
 #include <tandem/queue.h>
 
 #include <pthread.h>
-
-enum { STARTED, GO };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 /* Catches: options that are believed without a look. */
 TEST_MODES(options_that_are_refused)

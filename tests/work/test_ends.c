@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How a program ends: td_finish, exit, return from main; and that nothing is left of the library then. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -8,18 +8,7 @@
 #include <stdatomic.h>
 #include <sys/wait.h>
 
-enum { STARTED, GO, ENDING, ENDED, TERM_SEEN };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const mode *mode_named(const char *name)
-{
-    return strcmp(name, "fork") == 0 ? &mode_fork : strcmp(name, "thread") == 0 ? &mode_thread : &mode_forkserver;
-}
+enum { ENDING = OWN_EVENTS, TERM_SEEN };
 
 /* --- workers that are joined ----------------------------------------------------------------------------------- */
 

@@ -3,7 +3,7 @@
  * The program's own processes: its fork(), wait() and SIGCHLD, its terminal's signals, its role as process 1. The
  * library must neither disturb them nor be disturbed.
  */
-#include "harness.h"
+#include "targets.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -15,39 +15,15 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { STARTED, READY, GO, SIGNALLED, SENT, NESTED };
+enum { READY = OWN_EVENTS, SIGNALLED, SENT, NESTED };
 
 extern char **environ;
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 static int dies(td_call *call)
 {
     (void)call;
     raise(SIGKILL);
     return 0;
-}
-
-static int tells_parent(td_call *call)
-{
-    return td_return(call, pid_t, getppid());
 }
 
 static const mode *const modes[] = { &mode_thread, &mode_forkserver, &mode_fork };

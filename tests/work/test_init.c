@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* td_init and its options; each case's helper calls it in its own way (see INIT). */
-#include "harness.h"
+#include "targets.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 
-enum { PREPARED, STARTED, GO, READY };
+enum { PREPARED = OWN_EVENTS, READY };
 
 static int prepared_value;
 
@@ -115,12 +115,6 @@ INIT(core_dumps)
 INIT(null_options)
 {
     codes[0] = td_init_with(0);
-}
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
 }
 
 static int tells_prepared(td_call *call)

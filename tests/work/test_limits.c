@@ -3,33 +3,12 @@
  * What happens when the system has no more: memory, processes, descriptors. An error with a sentence, no hang; what
  * runs goes on; and when there is room again, the same worker can be started.
  */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-
-enum { STARTED, GO };
-
-static const mode *mode_named(const char *name)
-{
-    return strcmp(name, "fork") == 0 ? &mode_fork : strcmp(name, "thread") == 0 ? &mode_thread : &mode_forkserver;
-}
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 static int measures(td_call *call)
 {

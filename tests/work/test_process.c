@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a worker process finds: the functions it runs, its streams, directory, environment, limits and signals. */
-#include "harness.h"
+#include "targets.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -16,14 +16,6 @@
 #include "module_plugin.h"
 
 extern char **environ;
-
-enum { STARTED, GO, ENDED };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
 
 /* Runs a worker and gives its result's bytes, which belong to the worker. */
 static td_worker *ended(const mode *how, td_target *target, td_value args)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Arguments and results: bytes copied by value, with a kind that both sides must agree on. */
-#include "harness.h"
+#include "targets.h"
 
 #include <float.h>
 #include <stdalign.h>
@@ -147,11 +147,6 @@ TEST_MODES(last_result_counts)
 }
 
 /* --- codes ------------------------------------------------------------------------------------------------- */
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
 
 /* Catches: codes cut to eight bits, as exit statuses are; and exit codes that say 0 for a failure. */
 TEST_MODES(result_code_is_the_full_int)

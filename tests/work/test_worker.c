@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A worker's life, the same for threads and processes: create, start, join, ask, stop, close, free. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -8,28 +8,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
-enum { STARTED, GO, ENDED, OTHER };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
-
-/* Runs until the test says GO. */
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    event_add(ENDED);
-    return 0;
-}
+enum { OTHER = OWN_EVENTS };
 
 /* Runs until it is asked to stop. */
 static int until_cancelled(td_call *call)
