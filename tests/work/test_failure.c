@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How a worker fails, crashes and exits; and who is told when nobody asks. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -9,12 +9,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-enum { STARTED, GO, MAIN_HANDLER, WORKER_HANDLER, HOOK, IN_HOOK };
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
+enum { MAIN_HANDLER = OWN_EVENTS, WORKER_HANDLER, HOOK, IN_HOOK };
 
 static int fails(td_call *call)
 {
@@ -23,9 +18,7 @@ static int fails(td_call *call)
 
 static td_worker *run(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args, .name = "resize"));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args, .name = "resize"));
     return w;
 }
 
@@ -268,14 +261,6 @@ TEST(full_killed_by_the_cpu_limit)
     CHECK_INT(td_outcome(w), TD_CRASHED);
     CHECK_INT(td_exitcode(w), -SIGXCPU);
     td_free(w);
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
 }
 
 /* Catches: a signal that came from elsewhere taken for one sent by td_terminate. */
