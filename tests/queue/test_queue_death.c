@@ -622,7 +622,7 @@ TEST_LIMIT(killed_with_the_watcher, 150)
 {
     static const uint32_t some[] = { PUT_QUICK, GET_QUICK, PUT_MANY, GET_MANY, PUT_GROWING, PUT_LIFO, GET_SORTED };
     for (size_t i = 0; i < TD__COUNT(some); i++)
-        for (long step = 1; step < 60 && !harness_failed(); step += 3) {
+        for (long step = 1; step < 60 && !harness_failed(); step += 3 * thrift()) {
             int effect = 0;
             kill_at(&mode_forkserver, some[i], step, true, &effect);
         }
