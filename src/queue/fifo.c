@@ -306,6 +306,8 @@ static int leave_ring(td_queue *queue, td__wheel *ring, uint32_t *number)
 static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op, size_t most, td__wheel **ring,
                         td__claim *claimed)
 {
+    if (!shared && td__queue_left(queue)) /* first, as it may bring back what is older than all */
+        td__queue_settle(queue);
     if (td__unlikely(td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked))) {
         int r = look_behind(queue, me, shared, op, ring, claimed);
         if (r != TD_EEMPTY)
@@ -533,7 +535,8 @@ STRAIGHT bool get_quick(td_queue *queue, td__party *me, bool shared, void *item)
     uint64_t state = td__load_acquire(&cell->state);
     if (td__unlikely(state != (lap | TD__FULL) ||
                      td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked) ||
-                     td__load_acquire(&queue->gate) & TD__GATE_DROPPED))
+                     td__load_acquire(&queue->gate) & TD__GATE_DROPPED) ||
+        (!shared && td__queue_left(queue)))
         return false;
     if (shared)
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_GET, queue, position, (number << TD__SPAN_BITS) + 1);

@@ -3,9 +3,9 @@
  * Private queues in the child of a fork, which other threads of the parent were using at that moment. They are not in
  * the child; what each had written so far is, up to some point of its program, and nothing that came after it.
  *
- * Nobody is stopped for a fork. The child puts a queue in order when it first needs its latch, or finds it empty or
- * full: a section that had not taken effect is taken back, what it was going to change being noted in queue->change;
- * then the latch is free, and the places of FIFO queues that were claimed go on, or come back.
+ * Nobody is stopped for a fork. The child puts a queue in order before its first get, or when it first needs its latch
+ * or finds it full: a section that had not taken effect is taken back, what it was going to change being noted in
+ * queue->change; then the latch is free, and the places of FIFO queues that were claimed go on, or come back.
  *
  * That is done under one lock for all queues, which a fork waits for, so that no child finds it half done.
  */
@@ -16,6 +16,7 @@
 uint16_t td__queue_life = 1;
 
 static td__lock lock;
+static _Thread_local bool settles; /* holds the lock, for a queue that only this thread can be in the sections of */
 
 /* The latch was held. */
 static void take_back(td_queue *queue)
@@ -27,26 +28,29 @@ static void take_back(td_queue *queue)
         td__sorted_take_back(queue);
     }
     change->effect = NULL;
-    /* Perhaps items had come back already, and this had not been said. If none had: who looks finds none. */
+    /* Perhaps items had come back that there had been no memory for settling, and this had not been said. If none had:
+     * who looks finds none. */
     td__store_relaxed(&queue->returned, td__load_relaxed(&queue->returned) + 1);
 }
 
 void td__queue_settle(td_queue *queue)
 {
+    if (settles) /* a section of its own */
+        return;
     td__lock_acquire(&lock);
-    bool left = td__queue_left(queue);
-    if (left) {
+    settles = true;
+    if (td__queue_left(queue)) {
         if (td__load_relaxed(&queue->latch.word) != 0) {
             take_back(queue);
             td__store_relaxed(&queue->latch.word, 0);
         }
-        /* Release: with td__queue_left. From here on the latch can be acquired. */
-        td__store_release(&queue->forks, td__forks);
+        if (queue->kind == TD_QUEUE_FIFO)
+            td__fifo_settle(queue);
+        /* Release: with td__queue_left. From here on others can be in sections. */
+        td__store_release(&queue->life, td__queue_life);
     }
+    settles = false;
     td__lock_release(&lock);
-    /* In sections of their own, each of which can be left behind again. */
-    if (left && queue->kind == TD_QUEUE_FIFO)
-        td__fifo_settle(queue);
 }
 
 static void before_fork(bool spawns)

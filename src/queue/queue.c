@@ -62,7 +62,7 @@ static void shape(td_queue *q, const td_queue_options *o)
     if (o->kind == TD_QUEUE_FIFO && !o->any_size)
         q->quick = o->shared ? TD__QUICK_SHARED : TD__QUICK_PRIVATE;
     q->capacity = o->capacity;
-    q->forks = td__forks;
+    q->life = td__queue_life;
     q->key = o->priority;
     q->room = !o->any_size || o->item_size < TD__ROOM_MAX ? q->item_size : TD__ROOM_MAX;
     if (o->kind != TD_QUEUE_FIFO)

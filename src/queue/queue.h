@@ -105,7 +105,7 @@ struct td_queue {
     _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
     _Atomic uint32_t for_items, for_space;   /* how many sleep there, or more: the dead are not taken off */
     _Atomic uint32_t returned, looked;       /* they differ: items have come back, see fifo.c */
-    _Atomic uint32_t forks;                  /* private: td__forks when it was last put in order, see forks.c */
+    _Atomic uint16_t life;                   /* private: td__queue_life when it was last put in order, see forks.c */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
 
@@ -156,15 +156,15 @@ typedef int td__try(td_queue *queue, td__party *me, td__op *op);
 extern uint16_t td__queue_life;
 
 /*
- * A private queue that this process has from its parent is put in order before its first section here: what other
- * threads of the parent were in the middle of when it forked is taken back, or done. `td__queue_left` says whether that
- * is still to come.
+ * A private queue that this process has from its parent is put in order before its first get here, and before its first
+ * section: what other threads of the parent were in the middle of when it forked is taken back, or done.
+ * `td__queue_left` says whether that is still to come.
  */
 void td__queue_settle(td_queue *queue);
 static inline bool td__queue_left(const td_queue *queue)
 {
     /* Acquire: all that has been put in order, with the store in td__queue_settle. */
-    return td__unlikely(td__load_acquire(&queue->forks) != td__forks) && !queue->shared;
+    return td__unlikely(td__load_acquire(&queue->life) != td__queue_life) && !queue->shared;
 }
 
 /* Every section of a queue's latch begins so. Outside of others. */

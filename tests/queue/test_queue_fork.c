@@ -127,15 +127,14 @@ static bool in_order(const item *former, const item *next)
     return former->producer != next->producer || former->number < next->number;
 }
 
-/* `strict`: nothing has come back, so that the order is that of the queue. */
-static void drain(account *a, bool strict)
+static void drain(account *a)
 {
     item i;
     int r;
     while ((r = get_one(&i)) == 0 && a->places < PRODUCERS * NUMBERS) {
         if (!CHECK(item_whole(&i)) || !CHECK(i.producer < PRODUCERS && i.number < NUMBERS))
             return;
-        if (strict && a->places > 0)
+        if (a->places > 0)
             CHECK(in_order(&a->last, &i));
         a->last = i;
         a->places++;
@@ -154,7 +153,7 @@ static void works(void)
             CHECK_OK(put_one(&i));
         }
         CHECK_INT(td_queue_qsize(queue), count);
-        drain(&a, true);
+        drain(&a);
         CHECK_INT(a.places, count);
         for (int n = 0; n < count; n++)
             CHECK_OK(td_queue_task_done(queue));
@@ -183,11 +182,11 @@ static void joins(int undone)
     CHECK_ERROR(td_queue_task_done(queue), TD_ESTATE);
 }
 
-static int look(const scene *s, bool strict)
+static int look(const scene *s)
 {
     account a = { { { 0 } }, 0, { .number = 0 } };
     bool shut = s->act == act_shutdown;
-    drain(&a, strict);
+    drain(&a);
     int effect = effect_of(s, &a);
     bool dropped = td_queue_is_shutdown(queue);
     joins(a.places + (s->gets && !shut ? effect : 0));
@@ -201,7 +200,7 @@ static int look(const scene *s, bool strict)
 
 enum { ARRIVED = 1, GO = 2 };
 static long stop_at;
-static uint32_t rounds; /* how often the other thread has been let go */
+static _Atomic uint32_t rounds; /* how often the other thread has been let go */
 static _Atomic bool stopped;
 
 static void stop(void)
@@ -236,11 +235,6 @@ static void ended_well(pid_t pid)
     REQUIRE_INT(status, 0);
 }
 
-static bool may_come_back(const scene *s)
-{
-    return s->options.kind == TD_QUEUE_FIFO && s->gets > 0;
-}
-
 /* The child's own child first, which has it from the one that is not there either. */
 static _Noreturn void be_child(const scene *s, int *effect)
 {
@@ -248,11 +242,11 @@ static _Noreturn void be_child(const scene *s, int *effect)
     pid_t pid = fork();
     if (pid == 0) {
         alarm(CHILD_LIMIT);
-        look(s, !may_come_back(s));
+        look(s);
         _exit(harness_failed());
     }
     ended_well(pid);
-    int was = *effect, is = look(s, !may_come_back(s));
+    int was = *effect, is = look(s);
     if (s->act != act_shutdown)
         CHECK(is >= was); /* what had happened at an earlier step has happened at a later one */
     td__store_relaxed(&page->number[0], is);
@@ -296,7 +290,7 @@ static bool fork_at(const scene *s, long step, int *effect)
     CHECK_OK(td_join_for(w, td_s(20 * SLOW)));
     CHECK_INT(td_result_code(w), 0);
     td_free(w);
-    CHECK_INT(look(s, true), s->puts + s->gets);
+    CHECK_INT(look(s), s->puts + s->gets);
     return was_stopped;
 }
 
@@ -338,112 +332,6 @@ AT_EVERY_STEP(get_last_sorted)
 AT_EVERY_STEP(shutdown_fifo)
 AT_EVERY_STEP(shutdown_lifo)
 AT_EVERY_STEP(shutdown_sorted)
-
-/* --- a fork while a child puts a queue in order -------------------------------------------------------------- */
-
-enum { INNER_ARRIVED = 3, INNER_GO = 4 };
-static _Atomic bool inner_stopped;
-static uint32_t inner_rounds; /* INNER_GO when the thread began */
-
-static void inner_stop(void)
-{
-    inner_stopped = true;
-    event_add(INNER_ARRIVED);
-    event_wait_count(INNER_GO, inner_rounds + 1);
-}
-
-static int settles(td_call *call)
-{
-    (void)call;
-    REQUIRE(td__party_self() != NULL);
-    td__call_at_step(stop_at, inner_stop);
-    td__queue_settle(queue);
-    td__call_at_step(0, NULL);
-    if (!inner_stopped)
-        event_add(INNER_ARRIVED);
-    return 0;
-}
-
-/* In the child: a thread is stopped at this step of settling, and there is another fork. */
-static _Noreturn void be_torn_child(const scene *s, long step)
-{
-    uint32_t arrived = event_count(INNER_ARRIVED);
-    alarm(CHILD_LIMIT);
-    stop_at = step;
-    inner_rounds = event_count(INNER_GO);
-    td_worker *w = WORKER(td_thread(.target = settles));
-    REQUIRE_OK(td_start(w));
-    event_wait_count(INNER_ARRIVED, arrived + 1);
-    td__store_relaxed(&page->number[1], inner_stopped);
-    pid_t pid = fork();
-    if (pid == 0) {
-        alarm(CHILD_LIMIT);
-        look(s, false);
-        _exit(harness_failed());
-    }
-    ended_well(pid);
-    event_add(INNER_GO);
-    CHECK_OK(td_join_for(w, td_s(20 * SLOW)));
-    td_free(w);
-    look(s, false);
-    _exit(harness_failed());
-}
-
-/* The first thread is stopped at one step, that of the child at each. Returns whether the first has been. */
-static bool fork_twice_at(const scene *s, long step)
-{
-    set_scene(s);
-    stop_at = step;
-    stopped = false;
-    td_worker *w = WORKER(td_thread(.target = other));
-    REQUIRE_OK(td_start(w));
-    event_wait_count(ARRIVED, rounds + 1);
-    long inner = 0;
-    do {
-        inner++;
-        pid_t pid = fork();
-        if (pid == 0)
-            be_torn_child(s, inner);
-        ended_well(pid);
-    } while (td__load_relaxed(&page->number[1]) && !harness_failed());
-    event_add(GO);
-    rounds++;
-    CHECK_OK(td_join_for(w, td_s(20 * SLOW)));
-    td_free(w);
-    td_queue_free(queue);
-    return stopped;
-}
-
-/* Only with FIFO queues: others are settled under the lock that a fork waits for. */
-static void fork_twice_at_every_step(const scene *s)
-{
-    if (WITH_TSAN)
-        SKIP("ThreadSanitizer knows no threads that begin after a fork");
-    long step = 1;
-    while (fork_twice_at(s, step) && !harness_failed())
-        step++;
-    CHECK(step > 2);
-}
-
-TEST_LIMIT(forked_twice_in_get_fifo, 120)
-{
-    fork_twice_at_every_step(&get_fifo);
-}
-
-TEST_LIMIT(forked_twice_in_get_many_fifo, 120)
-{
-    fork_twice_at_every_step(&get_many_fifo);
-}
-
-TEST_LIMIT(forked_twice_in_put_many_fifo, 120)
-{
-    fork_twice_at_every_step(&put_many_fifo);
-}
-
-TEST_LIMIT(forked_twice_in_shutdown_fifo, 120)
-{
-    fork_twice_at_every_step(&shutdown_fifo);
-}
 
 /* --- at random ----------------------------------------------------------------------------------------------- */
 
