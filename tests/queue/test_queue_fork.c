@@ -550,8 +550,8 @@ static void look_at_growing(void)
 
 static void forks_while_it_grows(int kind)
 {
-    if (WITH_ASAN)
-        SKIP("AddressSanitizer does not keep its allocator for the child of a fork");
+    if (SANITIZED)
+        SKIP("the sanitizers do not keep their allocators for the child of a fork among threads that allocate");
     for (int round = 0; round < FORKS / 3 && !harness_failed(); round++) {
         queue = QUEUE(.item_size = sizeof(item), .kind = (td_queue_kind)kind,
                       .priority = kind == TD_QUEUE_PRIORITY ? put_sorted.options.priority : (td_priority){ 0 });
