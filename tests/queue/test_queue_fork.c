@@ -94,6 +94,7 @@ static const scene put_fifo = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 
                    put_bytes = { { BYTES, .capacity = 5 }, 1, act_put, .puts = 1, .turned = 4 },
                    get_bytes = { { BYTES, .capacity = 5 }, 3, act_get, .gets = 1 },
                    put_lifo = { { ITEMS, LIFO, .capacity = 5 }, 3, act_put, .puts = 1 },
+                   put_first_lifo = { { ITEMS, LIFO }, 0, act_put, .puts = 1 },
                    put_lifo_growing = { { ITEMS, LIFO }, 64, act_put, .puts = 1 },
                    get_lifo = { { ITEMS, LIFO }, 3, act_get, .gets = 1 },
                    get_many_lifo = { { ITEMS, LIFO, .capacity = 5 }, 4, act_get_many, .gets = 3 },
@@ -186,6 +187,8 @@ static int look(const scene *s)
 {
     account a = { { { 0 } }, 0, { .number = 0 } };
     bool shut = s->act == act_shutdown;
+    if (s->before == 0 && td_queue_empty(queue)) /* with nothing to get, and nothing put */
+        CHECK_OK(td_queue_join_for(queue, td_s(10 * SLOW)));
     drain(&a);
     int effect = effect_of(s, &a);
     bool dropped = td_queue_is_shutdown(queue);
@@ -322,6 +325,7 @@ AT_EVERY_STEP(get_grown)
 AT_EVERY_STEP(put_bytes)
 AT_EVERY_STEP(get_bytes)
 AT_EVERY_STEP(put_lifo)
+AT_EVERY_STEP(put_first_lifo)
 AT_EVERY_STEP(put_lifo_growing)
 AT_EVERY_STEP(get_lifo)
 AT_EVERY_STEP(get_many_lifo)
