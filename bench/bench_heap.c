@@ -2,12 +2,10 @@
 /* What does a block cost, in the shared heap and by malloc: alone, in numbers, and beside another thread or process? */
 #include "common.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <tandem.h>
-#include <unistd.h>
 
 enum { PAIR_64, MANY_64, PAIR_4K, PAIR_100K, T2_64, P2_64, METRICS };
 enum { MANY = 1000, LARGE_SHARE = 20 };
@@ -136,22 +134,6 @@ static const bench_op ops[] = {
     { "atomics", by_atomics },
 };
 
-static void *stay_parked(void *argument)
-{
-    for (;;)
-        pause();
-    return argument;
-}
-
-/* malloc takes short cuts where there is one thread only. */
-static void have_second_thread(void)
-{
-    pthread_t thread;
-    int error = pthread_create(&thread, NULL, stay_parked, NULL);
-    if (error)
-        bench_fail("pthread_create: %s", strerror(error));
-}
-
 /* --- the table -------------------------------------------------------------------------------------------------- */
 
 static bench_server server;
@@ -186,7 +168,7 @@ int main(int argc, char **argv)
 {
     td_init();
     if (bench_option(argc, argv, "--serve")) {
-        have_second_thread();
+        bench_have_second_thread(); /* malloc takes short cuts, too */
         return bench_serve(ops, sizeof ops / sizeof *ops);
     }
     server = (bench_server){ .argv = { bench_self(), "--serve", "all" }, .fresh = true };

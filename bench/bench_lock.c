@@ -1,21 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* What does a lock cost: alone, fought over by threads and by processes, and while one sleeps for it? */
-#include "common.h"
-#include "heap.h"
+#include "contend.h"
 
-#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <string.h>
 #include <tandem.h>
 #include <time.h>
-#include <unistd.h>
 #ifdef BENCH_GLIB
 #include <glib.h>
 #endif
 #ifdef BENCH_NSYNC
-#include <nsync.h>
+#include "nsync_lock.h"
 #endif
 
 enum {
@@ -27,36 +23,24 @@ enum {
 
 enum { UNCONTENDED, T2_0, T2_200, T4_0, T4_200, P2_0, P2_200, FAIR, SLEEPER = FAIR + P2_200 - UNCONTENDED, METRICS };
 
-/* A contest: threads or processes that take the lock, work for 50 ns, give it back, and work elsewhere. Everything that
- * one of them writes has a cache line of its own. */
+/* A contest: threads or processes that take the lock, work for 50 ns, give it back, and work elsewhere. */
 typedef struct contest {
-    _Alignas(64) char lock[256];
-    _Alignas(64) uint64_t guarded; /* by the lock */
-    _Alignas(64) _Atomic bool stop;
+    bench_contest base;
     long inside, outside; /* steps of work */
-    const struct lock_kind *kind;
-    bool processes;
-    struct {
-        _Alignas(64) uint64_t sections;
-        int64_t cpu_ns;
-    } member[BENCH_TEAM_MAX];
+    int64_t cpu_ns[2];    /* of who sleeps for it */
 } contest;
 
 /* A contender. The loops are compiled for each, so that a lock which can be inlined is inlined. */
 typedef struct lock_kind {
-    void (*init)(void *lock, bool shared);
-    void (*once)(contest *c); /* acquire and release */
-    void (*uncontended)(contest *c, long n);
-    void (*sections)(contest *c, int index);
+    bench_contender base;
     void (*acquire)(void *lock);
     void (*release)(void *lock);
     bool threads, processes, one_alone;
-    bool in_heap; /* the shared heap */
 } lock_kind;
 
 typedef void lock_call(void *lock);
 
-static inline __attribute__((always_inline)) void uncontended_loop(contest *c, long n, lock_call acquire,
+static inline __attribute__((always_inline)) void uncontended_loop(bench_contest *c, long n, lock_call acquire,
                                                                    lock_call release)
 {
     for (long i = 0; i < n; i++) {
@@ -66,94 +50,56 @@ static inline __attribute__((always_inline)) void uncontended_loop(contest *c, l
     }
 }
 
-static inline __attribute__((always_inline)) void section_loop(contest *c, int index, lock_call acquire,
+static inline __attribute__((always_inline)) void section_loop(contest *of, int index, lock_call acquire,
                                                                lock_call release)
 {
+    bench_contest *c = &of->base;
     uint64_t x = (uint64_t)index, sections = 0;
-    while (!atomic_load_explicit(&c->stop, memory_order_relaxed)) {
+    while (bench_contest_goes_on(c)) {
         acquire(c->lock);
-        c->guarded++;
-        x = bench_work(x, c->inside);
+        c->writes++;
+        x = bench_work(x, of->inside);
         release(c->lock);
-        x = bench_work(x, c->outside);
+        x = bench_work(x, of->outside);
         sections++;
     }
-    c->member[index].sections = sections;
+    c->member[index].turns = c->member[index].writes = sections;
 }
 
 /* Defines the contender NAME_kind; NAME_init, NAME_acquire and NAME_release are there. */
-#define LOCK_KIND(NAME, ...)                                                  \
-    static void NAME##_uncontended(contest *c, long n)                        \
-    {                                                                         \
-        uncontended_loop(c, n, NAME##_acquire, NAME##_release);               \
-    }                                                                         \
-    static void NAME##_sections(contest *c, int index)                        \
-    {                                                                         \
-        section_loop(c, index, NAME##_acquire, NAME##_release);               \
-    }                                                                         \
-    static const lock_kind NAME##_kind = { .init = NAME##_init,               \
-                                           .acquire = NAME##_acquire,         \
-                                           .release = NAME##_release,         \
-                                           .uncontended = NAME##_uncontended, \
-                                           .sections = NAME##_sections,       \
-                                           __VA_ARGS__ };                     \
-    static size_t NAME(long n, double *values)                                \
-    {                                                                         \
-        return measure_lock(&NAME##_kind, n, values);                         \
+#define LOCK_KIND(NAME, ...)                                                 \
+    static void NAME##_uncontended(bench_contest *c, long n)                 \
+    {                                                                        \
+        uncontended_loop(c, n, NAME##_acquire, NAME##_release);              \
+    }                                                                        \
+    static void NAME##_sections(bench_contest *c, int index)                 \
+    {                                                                        \
+        section_loop((contest *)c, index, NAME##_acquire, NAME##_release);   \
+    }                                                                        \
+    static const lock_kind NAME##_kind = { .base.init = NAME##_init,         \
+                                           .base.alone = NAME##_uncontended, \
+                                           .base.turns = NAME##_sections,    \
+                                           .acquire = NAME##_acquire,        \
+                                           .release = NAME##_release,        \
+                                           __VA_ARGS__ };                    \
+    static size_t NAME(long n, double *values)                               \
+    {                                                                        \
+        return measure_lock(&NAME##_kind, n, values);                        \
     }
 
 /* --- the measurements ------------------------------------------------------------------------------------------- */
 
-static void *stay_parked(void *argument)
-{
-    for (;;)
-        pause();
-    return argument;
-}
-
-/* Libraries take short cuts where there is one thread only. */
-static void have_second_thread(void)
-{
-    pthread_t t;
-    int error = pthread_create(&t, NULL, stay_parked, NULL);
-    if (error)
-        bench_fail("pthread_create: %s", strerror(error));
-}
-
 static contest *new_contest(const lock_kind *kind, bool processes)
 {
-    contest *c = bench_allocate(kind->in_heap, sizeof *c);
-    c->kind = kind;
-    c->processes = processes;
-    kind->init(c->lock, processes);
-    return c;
-}
-
-static void end_contest(contest *c)
-{
-    bench_give_back(c->kind->in_heap, c, sizeof *c);
+    return bench_contest_new(&kind->base, processes, sizeof(contest));
 }
 
 static double uncontended(const lock_kind *kind, long n)
 {
     contest *c = new_contest(kind, !kind->threads);
-    bench_parts parts;
-    kind->uncontended(c, n / 100);
-    for (int i = 0; i <= BENCH_PARTS; i++) {
-        parts.at[i] = bench_now();
-        if (i < BENCH_PARTS)
-            kind->uncontended(c, n / BENCH_PARTS);
-    }
-    end_contest(c);
-    return bench_part_ns(&parts, n / BENCH_PARTS);
-}
-
-static void take_sections(int index, void *argument)
-{
-    contest *c = argument;
-    if (c->processes)
-        have_second_thread();
-    c->kind->sections(c, index);
+    double ns = bench_contest_alone(&c->base, n);
+    bench_contest_end(&c->base);
+    return ns;
 }
 
 /* Millions of sections a second, of all together, and the most busy one's share over the least busy one's. */
@@ -161,25 +107,18 @@ static void fight(const lock_kind *kind, int parties, bool processes, double out
                   double *fairness)
 {
     contest *c = new_contest(kind, processes);
-    uint64_t sum = 0, most = 0, least = UINT64_MAX;
+    uint64_t sum, most = 0, least = UINT64_MAX;
     c->inside = bench_steps(SECTION_NS);
     c->outside = bench_steps(outside_ns);
-    bench_team *team = bench_team_create(parties, processes, take_sections, c);
-    int64_t begin = bench_team_begin(team);
-    bench_idle(ms * 1000000);
-    atomic_store(&c->stop, true);
-    int64_t ns = bench_team_end(team) - begin;
+    int64_t ns = bench_contest_run(&c->base, parties, ms, &sum);
     for (int i = 0; i < parties; i++) {
-        uint64_t n = c->member[i].sections;
-        sum += n;
+        uint64_t n = c->base.member[i].turns;
         most = n > most ? n : most;
         least = n < least ? n : least;
     }
-    if (c->guarded != sum)
-        bench_fail("two at once: %llu sections, counted %llu", (unsigned long long)sum, (unsigned long long)c->guarded);
     *mops = (double)sum * 1e3 / (double)ns;
     *fairness = parties == 1 ? NAN : (double)most / (double)(least ? least : 1);
-    end_contest(c);
+    bench_contest_end(&c->base);
 }
 
 static int64_t own_cpu_time(void)
@@ -192,24 +131,25 @@ static int64_t own_cpu_time(void)
 static void sleep_for_it(int index, void *argument)
 {
     contest *c = argument;
+    const lock_kind *kind = (const lock_kind *)c->base.contender;
     int64_t before = own_cpu_time();
-    c->kind->acquire(c->lock);
-    c->kind->release(c->lock);
-    c->member[index].cpu_ns = own_cpu_time() - before;
+    kind->acquire(c->base.lock);
+    kind->release(c->base.lock);
+    c->cpu_ns[index] = own_cpu_time() - before;
 }
 
 /* µs of CPU that one of two threads uses while it waits for a lock that is held for 100 ms. */
 static double sleeper(const lock_kind *kind)
 {
     contest *c = new_contest(kind, false);
-    kind->acquire(c->lock);
+    kind->acquire(c->base.lock);
     bench_team *team = bench_team_create(2, false, sleep_for_it, c);
     bench_team_begin(team);
     bench_idle(HELD_NS);
-    kind->release(c->lock);
+    kind->release(c->base.lock);
     bench_team_end(team);
-    double us = (double)(c->member[0].cpu_ns + c->member[1].cpu_ns) / 2e3;
-    end_contest(c);
+    double us = (double)(c->cpu_ns[0] + c->cpu_ns[1]) / 2e3;
+    bench_contest_end(&c->base);
     return us;
 }
 
@@ -240,13 +180,6 @@ static size_t measure_lock(const lock_kind *kind, long n, double *values)
 
 /* --- Tandem ----------------------------------------------------------------------------------------------------- */
 
-/* Zeroed memory is a free lock. */
-static void tandem_init(void *lock, bool shared)
-{
-    (void)lock;
-    (void)shared;
-}
-
 static inline void tandem_acquire(void *lock)
 {
     if (td_lock_acquire(lock) != 0)
@@ -269,12 +202,13 @@ static inline void rlock_release(void *lock)
     td_rlock_release(lock);
 }
 
-#define rlock_init            tandem_init
-#define tandem_shared_init    tandem_init
+#define tandem_init           NULL
+#define rlock_init            NULL
+#define tandem_shared_init    NULL
 #define tandem_shared_acquire tandem_acquire
 #define tandem_shared_release tandem_release
 LOCK_KIND(tandem, .threads = true)
-LOCK_KIND(tandem_shared, .in_heap = true, .threads = true, .processes = true)
+LOCK_KIND(tandem_shared, .base.in_heap = true, .threads = true, .processes = true)
 LOCK_KIND(rlock, .threads = true)
 
 /* --- limits ----------------------------------------------------------------------------------------------------- */
@@ -393,22 +327,6 @@ LOCK_KIND(gmutex, .threads = true)
 #endif
 
 #ifdef BENCH_NSYNC
-static void nsync_init(void *lock, bool shared)
-{
-    (void)shared;
-    nsync_mu_init(lock);
-}
-
-static inline void nsync_acquire(void *lock)
-{
-    nsync_mu_lock(lock);
-}
-
-static inline void nsync_release(void *lock)
-{
-    nsync_mu_unlock(lock);
-}
-
 LOCK_KIND(nsync, .threads = true)
 #endif
 
@@ -498,7 +416,7 @@ int main(int argc, char **argv)
 {
     td_init();
     if (bench_option(argc, argv, "--serve")) {
-        have_second_thread();
+        bench_have_second_thread();
         return bench_serve(ops, sizeof ops / sizeof *ops);
     }
     tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };

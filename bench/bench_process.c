@@ -41,19 +41,19 @@ static void start_join_free(td_method method)
     td_free(w);
 }
 
-static double tandem_loop(long n, td_method method)
+static void start_join_spare(void)
 {
-    for (int i = 0; i < WARM; i++)
-        start_join_free(method);
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++)
-        start_join_free(method);
-    return (double)(bench_now() - begin) / (double)n;
+    start_join_free(TD_FORKSERVER);
+}
+
+static void start_join_fork(void)
+{
+    start_join_free(TD_FORK);
 }
 
 static size_t tandem_sustained(long n, double *values)
 {
-    values[0] = tandem_loop(n, TD_FORKSERVER);
+    values[0] = bench_mean_ns(WARM, n, start_join_spare);
     return 1;
 }
 
@@ -71,11 +71,6 @@ static double single(long n, void (*once)(void))
     return bench_median(times, (size_t)n);
 }
 
-static void start_join_spare(void)
-{
-    start_join_free(TD_FORKSERVER);
-}
-
 /* One at a time: the spawner has time to fork the next spare before each start. */
 static size_t tandem_single(long n, double *values)
 {
@@ -85,45 +80,32 @@ static size_t tandem_single(long n, double *values)
 
 static size_t tandem_fork(long n, double *values)
 {
-    if (n < WARM) { /* dear: 2 GiB */
-        start_join_free(TD_FORK);
-        int64_t begin = bench_now();
-        for (long i = 0; i < n; i++)
-            start_join_free(TD_FORK);
-        values[0] = (double)(bench_now() - begin) / (double)n;
-    } else {
-        values[0] = tandem_loop(n, TD_FORK);
-    }
+    values[0] = bench_mean_ns(n < WARM ? 1 : WARM, n, start_join_fork); /* so few: dear, 2 GiB */
     return 1;
 }
 
 /* What a fork of the spawner's own image costs: what the sustained starts are measured by. */
 
-static void fork_wait(void)
+static void wait_proof(pid_t pid, const char *what)
 {
     int status;
+    if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != PROOF)
+        bench_fail("%s: the child did not exit as it should", what);
+}
+
+static void fork_wait(void)
+{
     pid_t pid = fork();
     if (pid == 0)
         _exit(PROOF);
     if (pid < 0)
         bench_fail("fork: %s", strerror(errno));
-    if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != PROOF)
-        bench_fail("fork: the child did not exit as it should");
-}
-
-static double fork_loop(long n)
-{
-    for (int i = 0; i < WARM; i++)
-        fork_wait();
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++)
-        fork_wait();
-    return (double)(bench_now() - begin) / (double)n;
+    wait_proof(pid, "fork");
 }
 
 static int fork_in_image(td_call *call)
 {
-    return td_return(call, double, fork_loop(td_arg(call, long)));
+    return td_return(call, double, bench_mean_ns(WARM, td_arg(call, long), fork_wait));
 }
 
 static size_t image(long n, double *values)
@@ -143,22 +125,11 @@ static size_t image(long n, double *values)
 
 static size_t with_fork(long n, double *values)
 {
-    fork_wait();
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++)
-        fork_wait();
-    values[0] = (double)(bench_now() - begin) / (double)n;
+    values[0] = bench_mean_ns(1, n, fork_wait);
     return 1;
 }
 
 static const char *tiny;
-
-static void wait_proof(pid_t pid, const char *what)
-{
-    int status;
-    if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != PROOF)
-        bench_fail("%s: the child did not exit as it should", what);
-}
 
 static void vfork_exit(void)
 {
@@ -192,25 +163,15 @@ static void spawn(void)
     wait_proof(pid, tiny);
 }
 
-static double loop(long n, void (*start_join)(void))
-{
-    for (int i = 0; i < WARM; i++)
-        start_join();
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++)
-        start_join();
-    return (double)(bench_now() - begin) / (double)n;
-}
-
 static size_t with_vfork(long n, double *values)
 {
-    values[0] = loop(n, vfork_exit);
+    values[0] = bench_mean_ns(WARM, n, vfork_exit);
     return 1;
 }
 
 static size_t with_vfork_exec(long n, double *values)
 {
-    values[0] = loop(n, vfork_exec);
+    values[0] = bench_mean_ns(WARM, n, vfork_exec);
     return 1;
 }
 
@@ -228,74 +189,56 @@ static size_t with_vfork_exec_single(long n, double *values)
 
 static size_t with_spawn(long n, double *values)
 {
-    values[0] = loop(n, spawn);
+    values[0] = bench_mean_ns(WARM, n, spawn);
     return 1;
 }
 
 /* --- limit: a process that exists already ----------------------------------------------------------------------- */
 
-typedef struct hand_off {
-    _Atomic uint32_t to, from;
-} hand_off;
+static struct {
+    bench_turns *turns;
+    pid_t pid;
+    uint32_t taken;
+} parked;
+
+static void park(long turns)
+{
+    parked.turns = bench_share(sizeof *parked.turns);
+    parked.taken = 0;
+    parked.pid = fork();
+    if (parked.pid == 0) {
+        bench_turns_park(parked.turns, turns);
+        _exit(PROOF);
+    }
+    if (parked.pid < 0)
+        bench_fail("fork: %s", strerror(errno));
+}
+
+static void take_turn(void)
+{
+    bench_turns_take(parked.turns, ++parked.taken);
+}
+
+static void unpark(void)
+{
+    wait_proof(parked.pid, "the parked process");
+    bench_unshare(parked.turns, sizeof *parked.turns);
+}
 
 static size_t parked_process(long n, double *values)
 {
-    hand_off *h = mmap(NULL, sizeof *h, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    int64_t begin = 0;
-    if (h == MAP_FAILED)
-        bench_fail("mmap: %s", strerror(errno));
-    pid_t pid = fork();
-    if (pid == 0) {
-        for (long i = 1; i <= n + WARM; i++) {
-            bench_await(&h->to, (uint32_t)i);
-            bench_hand_over(&h->from, (uint32_t)i);
-        }
-        _exit(PROOF);
-    }
-    if (pid < 0)
-        bench_fail("fork: %s", strerror(errno));
-    for (long i = 1; i <= n + WARM; i++) {
-        if (i == WARM + 1)
-            begin = bench_now();
-        bench_hand_over(&h->to, (uint32_t)i);
-        bench_await(&h->from, (uint32_t)i);
-    }
-    values[0] = (double)(bench_now() - begin) / (double)n;
-    wait_proof(pid, "the parked process");
-    munmap(h, sizeof *h);
+    park(WARM + n);
+    values[0] = bench_mean_ns(WARM, n, take_turn);
+    unpark();
     return 1;
 }
 
 /* The same one at a time: what a start and join cannot do without, where both sides sleep. */
-static struct {
-    hand_off *h;
-    uint32_t turn;
-} parked;
-
-static void parked_turn(void)
-{
-    parked.turn++;
-    bench_hand_over(&parked.h->to, parked.turn);
-    bench_await(&parked.h->from, parked.turn);
-}
-
 static size_t parked_process_single(long n, double *values)
 {
-    parked.h = bench_share(sizeof *parked.h);
-    parked.turn = 0;
-    pid_t pid = fork();
-    if (pid == 0) {
-        for (long i = 1; i <= n + WARM; i++) {
-            bench_await(&parked.h->to, (uint32_t)i);
-            bench_hand_over(&parked.h->from, (uint32_t)i);
-        }
-        _exit(PROOF);
-    }
-    if (pid < 0)
-        bench_fail("fork: %s", strerror(errno));
-    values[0] = single(n, parked_turn);
-    wait_proof(pid, "the parked process");
-    bench_unshare(parked.h, sizeof *parked.h);
+    park(WARM + n);
+    values[0] = single(n, take_turn);
+    unpark();
     return 1;
 }
 

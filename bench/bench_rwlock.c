@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* What does a read-write lock cost: alone, read by several at once, and with a writer among readers now and then? */
-#include "common.h"
-#include "heap.h"
+#include "contend.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <string.h>
 #include <tandem.h>
-#include <unistd.h>
 #ifdef BENCH_GLIB
 #include <glib.h>
 #endif
 #ifdef BENCH_NSYNC
-#include <nsync.h>
+#include "nsync_lock.h"
 #endif
 
 enum {
@@ -23,33 +20,23 @@ enum {
 
 enum { READ_ALONE, WRITE_ALONE, MIXED_ALONE, R2, R4, M2, M4, P2, METRICS };
 
-/* Threads or processes that read, and write at every WRITE_ONE_IN-th turn, without a pause. Everything that one of them
- * writes has a cache line of its own. */
+/* Threads or processes that read, and write at every WRITE_ONE_IN-th turn, without a pause. */
 typedef struct contest {
-    _Alignas(64) char lock[256];
-    _Alignas(64) uint64_t first, second; /* guarded by the lock: equal but while somebody writes */
-    _Alignas(64) _Atomic bool stop;
-    bool processes;
+    bench_contest base;
     long write_one_in; /* 0: never */
-    const struct rwlock_kind *kind;
-    struct {
-        _Alignas(64) uint64_t turns, writes;
-    } member[BENCH_TEAM_MAX];
 } contest;
 
 /* A contender. The loops are compiled for each, so that a lock which can be inlined is inlined. */
 typedef struct rwlock_kind {
-    void (*init)(void *lock, bool shared);
-    void (*alone)(contest *c, long n, long write_one_in);
-    void (*turns)(contest *c, int index);
+    bench_contender base;
     bool processes;
-    bool in_heap; /* the shared heap */
 } rwlock_kind;
 
 typedef void lock_call(void *lock);
 
-static inline __attribute__((always_inline)) void alone_loop(contest *c, long n, long write_one_in, lock_call read,
-                                                             lock_call read_end, lock_call write, lock_call write_end)
+static inline __attribute__((always_inline)) void alone_loop(bench_contest *c, long n, long write_one_in,
+                                                             lock_call read, lock_call read_end, lock_call write,
+                                                             lock_call write_end)
 {
     for (long i = 1; i <= n; i++) {
         bool writes = write_one_in == 1 || (write_one_in != 0 && i % WRITE_ONE_IN == 0);
@@ -59,21 +46,22 @@ static inline __attribute__((always_inline)) void alone_loop(contest *c, long n,
     }
 }
 
-static inline __attribute__((always_inline)) void turns_loop(contest *c, int index, lock_call read, lock_call read_end,
+static inline __attribute__((always_inline)) void turns_loop(contest *of, int index, lock_call read, lock_call read_end,
                                                              lock_call write, lock_call write_end)
 {
-    uint64_t turns = 0, writes = 0, next = (uint64_t)c->write_one_in;
-    while (!atomic_load_explicit(&c->stop, memory_order_relaxed)) {
+    bench_contest *c = &of->base;
+    uint64_t turns = 0, writes = 0, next = (uint64_t)of->write_one_in;
+    while (bench_contest_goes_on(c)) {
         if (++turns == next) {
-            next += (uint64_t)c->write_one_in;
+            next += (uint64_t)of->write_one_in;
             write(c->lock);
-            c->first++;
-            c->second++;
+            c->writes++;
+            c->writes_again++;
             write_end(c->lock);
             writes++;
         } else {
             read(c->lock);
-            uint64_t first = *(volatile uint64_t *)&c->first, second = *(volatile uint64_t *)&c->second;
+            uint64_t first = *(volatile uint64_t *)&c->writes, second = *(volatile uint64_t *)&c->writes_again;
             read_end(c->lock);
             if (first != second)
                 bench_fail("a reader beside a writer");
@@ -85,8 +73,9 @@ static inline __attribute__((always_inline)) void turns_loop(contest *c, int ind
 
 /* Defines the contender NAME_kind; NAME_init, NAME_read, NAME_read_end, NAME_write and NAME_write_end are there. */
 #define RWLOCK_KIND(NAME, ...)                                                                            \
-    static void NAME##_alone(contest *c, long n, long write_one_in)                                       \
+    static void NAME##_alone(bench_contest *c, long n)                                                    \
     {                                                                                                     \
+        long write_one_in = ((contest *)c)->write_one_in;                                                 \
         if (write_one_in == 0)                                                                            \
             alone_loop(c, n, 0, NAME##_read, NAME##_read_end, NAME##_write, NAME##_write_end);            \
         else if (write_one_in == 1)                                                                       \
@@ -94,12 +83,12 @@ static inline __attribute__((always_inline)) void turns_loop(contest *c, int ind
         else                                                                                              \
             alone_loop(c, n, WRITE_ONE_IN, NAME##_read, NAME##_read_end, NAME##_write, NAME##_write_end); \
     }                                                                                                     \
-    static void NAME##_turns(contest *c, int index)                                                       \
+    static void NAME##_turns(bench_contest *c, int index)                                                 \
     {                                                                                                     \
-        turns_loop(c, index, NAME##_read, NAME##_read_end, NAME##_write, NAME##_write_end);               \
+        turns_loop((contest *)c, index, NAME##_read, NAME##_read_end, NAME##_write, NAME##_write_end);    \
     }                                                                                                     \
     static const rwlock_kind NAME##_kind = {                                                              \
-        .init = NAME##_init, .alone = NAME##_alone, .turns = NAME##_turns, __VA_ARGS__                    \
+        .base.init = NAME##_init, .base.alone = NAME##_alone, .base.turns = NAME##_turns, __VA_ARGS__     \
     };                                                                                                    \
     static size_t NAME(long n, double *values)                                                            \
     {                                                                                                     \
@@ -108,76 +97,31 @@ static inline __attribute__((always_inline)) void turns_loop(contest *c, int ind
 
 /* --- the measurements ------------------------------------------------------------------------------------------- */
 
-static void *stay_parked(void *argument)
+static contest *new_contest(const rwlock_kind *kind, bool processes, long write_one_in)
 {
-    for (;;)
-        pause();
-    return argument;
-}
-
-/* Libraries take short cuts where there is one thread only. */
-static void have_second_thread(void)
-{
-    pthread_t t;
-    int error = pthread_create(&t, NULL, stay_parked, NULL);
-    if (error)
-        bench_fail("pthread_create: %s", strerror(error));
-}
-
-static contest *new_contest(const rwlock_kind *kind, bool processes)
-{
-    contest *c = bench_allocate(kind->in_heap, sizeof *c);
-    c->kind = kind;
-    c->processes = processes;
-    kind->init(c->lock, processes);
+    contest *c = bench_contest_new(&kind->base, processes, sizeof *c);
+    c->write_one_in = write_one_in;
     return c;
-}
-
-static void end_contest(contest *c)
-{
-    bench_give_back(c->kind->in_heap, c, sizeof *c);
 }
 
 static double alone(const rwlock_kind *kind, long n, long write_one_in)
 {
-    contest *c = new_contest(kind, kind->in_heap);
-    bench_parts parts;
-    kind->alone(c, n / 100, write_one_in);
-    for (int i = 0; i <= BENCH_PARTS; i++) {
-        parts.at[i] = bench_now();
-        if (i < BENCH_PARTS)
-            kind->alone(c, n / BENCH_PARTS, write_one_in);
-    }
-    end_contest(c);
-    return bench_part_ns(&parts, n / BENCH_PARTS);
-}
-
-static void take_turns(int index, void *argument)
-{
-    contest *c = argument;
-    if (c->processes)
-        have_second_thread();
-    c->kind->turns(c, index);
+    contest *c = new_contest(kind, kind->base.in_heap, write_one_in);
+    double ns = bench_contest_alone(&c->base, n);
+    bench_contest_end(&c->base);
+    return ns;
 }
 
 /* Millions of turns a second, of all together. */
 static double together(const rwlock_kind *kind, int parties, bool processes, long write_one_in, long ms)
 {
-    contest *c = new_contest(kind, processes);
-    uint64_t turns = 0, writes = 0;
-    c->write_one_in = write_one_in;
-    bench_team *team = bench_team_create(parties, processes, take_turns, c);
-    int64_t begin = bench_team_begin(team);
-    bench_idle(ms * 1000000);
-    atomic_store(&c->stop, true);
-    int64_t ns = bench_team_end(team) - begin;
-    for (int i = 0; i < parties; i++) {
-        turns += c->member[i].turns;
-        writes += c->member[i].writes;
-    }
-    if (c->first != writes || c->second != writes)
-        bench_fail("two at once: %llu writes, counted %llu", (unsigned long long)writes, (unsigned long long)c->first);
-    end_contest(c);
+    contest *c = new_contest(kind, processes, write_one_in);
+    uint64_t turns;
+    int64_t ns = bench_contest_run(&c->base, parties, ms, &turns);
+    if (c->base.writes_again != c->base.writes)
+        bench_fail("two at once: counted %llu writes, and %llu", (unsigned long long)c->base.writes,
+                   (unsigned long long)c->base.writes_again);
+    bench_contest_end(&c->base);
     return (double)turns * 1e3 / (double)ns;
 }
 
@@ -197,13 +141,6 @@ static size_t measure(const rwlock_kind *kind, long n, double *values)
 
 /* --- Tandem ----------------------------------------------------------------------------------------------------- */
 
-/* Zeroed memory is a free lock. */
-static void tandem_init(void *lock, bool shared)
-{
-    (void)lock;
-    (void)shared;
-}
-
 static inline void tandem_read(void *lock)
 {
     if (td_rwlock_acquire_read(lock) != 0)
@@ -221,15 +158,16 @@ static inline void tandem_end(void *lock)
     td_rwlock_release(lock);
 }
 
+#define tandem_init             NULL
 #define tandem_read_end         tandem_end
 #define tandem_write_end        tandem_end
-#define tandem_shared_init      tandem_init
+#define tandem_shared_init      NULL
 #define tandem_shared_read      tandem_read
 #define tandem_shared_write     tandem_write
 #define tandem_shared_read_end  tandem_end
 #define tandem_shared_write_end tandem_end
 RWLOCK_KIND(tandem, .processes = false)
-RWLOCK_KIND(tandem_shared, .in_heap = true, .processes = true)
+RWLOCK_KIND(tandem_shared, .base.in_heap = true, .processes = true)
 
 /* --- a limit ---------------------------------------------------------------------------------------------------- */
 
@@ -338,12 +276,6 @@ RWLOCK_KIND(grwlock, .processes = false)
 #endif
 
 #ifdef BENCH_NSYNC
-static void nsync_init(void *lock, bool shared)
-{
-    (void)shared;
-    nsync_mu_init(lock);
-}
-
 static inline void nsync_read(void *lock)
 {
     nsync_mu_rlock(lock);
@@ -354,16 +286,8 @@ static inline void nsync_read_end(void *lock)
     nsync_mu_runlock(lock);
 }
 
-static inline void nsync_write(void *lock)
-{
-    nsync_mu_lock(lock);
-}
-
-static inline void nsync_write_end(void *lock)
-{
-    nsync_mu_unlock(lock);
-}
-
+#define nsync_write     nsync_acquire
+#define nsync_write_end nsync_release
 RWLOCK_KIND(nsync, .processes = false)
 #endif
 
@@ -438,7 +362,7 @@ int main(int argc, char **argv)
 {
     td_init();
     if (bench_option(argc, argv, "--serve")) {
-        have_second_thread();
+        bench_have_second_thread();
         return bench_serve(ops, sizeof ops / sizeof *ops);
     }
     tandem_server = (bench_server){ .argv = { bench_self(), "--serve", "tandem" } };

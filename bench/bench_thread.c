@@ -32,24 +32,20 @@ static void start_join_free(void)
 
 static size_t tandem(long n, double *values)
 {
-    start_join_free();
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++)
-        start_join_free();
-    values[0] = (double)(bench_now() - begin) / (double)n;
+    values[0] = bench_mean_ns(1, n, start_join_free);
     return 1;
+}
+
+static void run(void)
+{
+    int code = td_run(td_thread(.target = nothing));
+    if (code != 0)
+        bench_fail("td_run: %d, %s", code, td_last_message());
 }
 
 static size_t tandem_run(long n, double *values)
 {
-    start_join_free();
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++) {
-        int code = td_run(td_thread(.target = nothing));
-        if (code != 0)
-            bench_fail("td_run: %d, %s", code, td_last_message());
-    }
-    values[0] = (double)(bench_now() - begin) / (double)n;
+    values[0] = bench_mean_ns(1, n, run);
     return 1;
 }
 
@@ -130,11 +126,7 @@ static void c11_start_join(void)
 
 static size_t with_c11(long n, double *values)
 {
-    c11_start_join();
-    int64_t begin = bench_now();
-    for (long i = 0; i < n; i++)
-        c11_start_join();
-    values[0] = (double)(bench_now() - begin) / (double)n;
+    values[0] = bench_mean_ns(1, n, c11_start_join);
     return 1;
 }
 
@@ -188,36 +180,34 @@ static size_t bare_clone_pinned(long n, double *values)
     return 1;
 }
 
-typedef struct parked {
-    _Atomic uint32_t to, from;
-    long turns;
+enum { WARM = 20 };
+
+static struct {
+    bench_turns turns;
+    uint32_t taken;
 } parked;
 
-static void *park(void *argument)
+static void *park(void *count)
 {
-    parked *p = argument;
-    for (long i = 1; i <= p->turns; i++) {
-        bench_await(&p->to, (uint32_t)i);
-        bench_hand_over(&p->from, (uint32_t)i);
-    }
+    bench_turns_park(&parked.turns, *(const long *)count);
     return NULL;
+}
+
+static void take_turn(void)
+{
+    bench_turns_take(&parked.turns, ++parked.taken);
 }
 
 static size_t parked_thread(long n, double *values)
 {
-    enum { WARM = 20 };
-    parked p = { 0, 0, n + WARM };
+    long count = WARM + n;
     pthread_t t;
-    int64_t begin = 0;
-    if (pthread_create(&t, NULL, park, &p))
+    atomic_store(&parked.turns.to, 0);
+    atomic_store(&parked.turns.from, 0);
+    parked.taken = 0;
+    if (pthread_create(&t, NULL, park, &count))
         bench_fail("pthread_create");
-    for (long i = 1; i <= n + WARM; i++) {
-        if (i == WARM + 1)
-            begin = bench_now();
-        bench_hand_over(&p.to, (uint32_t)i);
-        bench_await(&p.from, (uint32_t)i);
-    }
-    values[0] = (double)(bench_now() - begin) / (double)n;
+    values[0] = bench_mean_ns(WARM, n, take_turn);
     if (pthread_join(t, NULL))
         bench_fail("pthread_join");
     return 1;

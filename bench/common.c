@@ -63,6 +63,16 @@ double bench_part_ns(const bench_parts *parts, long iterations)
     return bench_median(ns, BENCH_PARTS);
 }
 
+double bench_mean_ns(long warm, long n, void (*once)(void))
+{
+    for (long i = 0; i < warm; i++)
+        once();
+    int64_t begin = bench_now();
+    for (long i = 0; i < n; i++)
+        once();
+    return (double)(bench_now() - begin) / (double)n;
+}
+
 /* Samples without a figure are NAN. */
 static bench_stats stats_of(const double *samples, int n)
 {
@@ -371,6 +381,21 @@ int64_t bench_team_run(int count, bool processes, void (*body)(int index, void *
     bench_team *t = bench_team_create(count, processes, body, argument);
     int64_t begin = bench_team_begin(t);
     return bench_team_end(t) - begin;
+}
+
+static void *stay_parked(void *argument)
+{
+    for (;;)
+        pause();
+    return argument;
+}
+
+void bench_have_second_thread(void)
+{
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, stay_parked, NULL);
+    if (error)
+        bench_fail("pthread_create: %s", strerror(error));
 }
 
 /* --- servers ---------------------------------------------------------------------------------------------------- */

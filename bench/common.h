@@ -38,6 +38,9 @@ typedef struct bench_parts {
 
 double bench_part_ns(const bench_parts *parts, long iterations); /* per iteration; a part has `iterations` */
 
+/* The mean of `n` after `warm` that do not count, ns. */
+double bench_mean_ns(long warm, long n, void (*once)(void));
+
 /* Measures `n` iterations (or does what its name says to `n` workers), puts its figures into `values` (at most
  * BENCH_VALUES_MAX) and returns how many there are. Calls bench_fail if a result is wrong. */
 typedef struct bench_op {
@@ -106,6 +109,9 @@ int64_t bench_team_end(bench_team *team); /* frees it */
 
 /* All of the above: the ns from the beginning to the end. */
 int64_t bench_team_run(int count, bool processes, void (*body)(int index, void *argument), void *argument);
+
+/* Leaves a parked thread beside the caller, for ever: libraries take short cuts where there is one thread only. */
+void bench_have_second_thread(void);
 
 /* The value after `option` in the arguments, NULL if it is not there. */
 const char *bench_option(int argc, char **argv, const char *option);

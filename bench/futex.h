@@ -36,4 +36,23 @@ static inline void bench_await(_Atomic uint32_t *theirs, uint32_t turn)
         bench_futex_wait(theirs, seen);
 }
 
+/* Two who hand the turn to each other and back: one is parked between its turns. Zeroed; turns are counted from 1. */
+typedef struct bench_turns {
+    _Atomic uint32_t to, from;
+} bench_turns;
+
+static inline void bench_turns_park(bench_turns *t, long count)
+{
+    for (long i = 1; i <= count; i++) {
+        bench_await(&t->to, (uint32_t)i);
+        bench_hand_over(&t->from, (uint32_t)i);
+    }
+}
+
+static inline void bench_turns_take(bench_turns *t, uint32_t turn)
+{
+    bench_hand_over(&t->to, turn);
+    bench_await(&t->from, turn);
+}
+
 #endif

@@ -48,10 +48,9 @@ int main(void)
             return 1;
         }
     }
-    for (int i = 0; i < PROCESSES; i++) {
-        td_join(worker[i]);
+    td_join_all(worker, PROCESSES);
+    for (int i = 0; i < PROCESSES; i++)
         td_free(worker[i]);
-    }
 
     long all = 0;
     for (size_t i = 0; i < td_shared_count(board->letters); i++) {

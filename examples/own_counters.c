@@ -56,9 +56,8 @@ int main(void)
         threads[i] = td_thread(.target = count);
         td_start(threads[i]);
     }
-    for (int i = 0; i < 4; i++) {
-        td_join(threads[i]);
+    td_join_all(threads, 4);
+    for (int i = 0; i < 4; i++)
         td_free(threads[i]);
-    }
     printf("%ld words\n", total);
 }

@@ -170,10 +170,9 @@ static double memory_of_worker(td_worker_kind kind)
 
     for (int i = 0; i < count; i++)
         td_terminate(workers[i]);
-    for (int i = 0; i < count; i++) {
-        td_join(workers[i]);
+    td_join_all(workers, count);
+    for (int i = 0; i < count; i++)
         td_free(workers[i]);
-    }
     return kib / count;
 }
 

@@ -267,6 +267,14 @@ td_worker *worker_made(td_worker *w, const char *file, int line)
     return w;
 }
 
+td_worker *worker_joined(td_worker *w, const char *file, int line)
+{
+    worker_made(w, file, line);
+    harness_check_ok(true, td_start(w), file, line, "td_start(w)");
+    harness_check_ok(true, td_join(w), file, line, "td_join(w)");
+    return w;
+}
+
 void harness_skip(const char *format, ...)
 {
     va_list list;

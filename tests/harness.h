@@ -125,35 +125,30 @@ void harness_add_init(harness_init *add);
     }                                                                         \
     static void test_##name(void)
 
-#define TEST_MODES(name) TEST_MODES_LIMIT(name, 50)
-#define TEST_MODES_LIMIT(name, seconds)                                              \
-    static void test_##name(const mode *how);                                        \
-    __attribute__((constructor)) static void test_register_##name(void)              \
-    {                                                                                \
-        static harness_case add[3] = {                                               \
-            { #name "_thread", 0, test_##name, &mode_thread, (seconds), 0 },         \
-            { #name "_forkserver", 0, test_##name, &mode_forkserver, (seconds), 0 }, \
-            { #name "_fork", 0, test_##name, &mode_fork, (seconds), 0 },             \
-        };                                                                           \
-        for (int i = 0; i < 3; i++)                                                  \
-            harness_add_case(&add[i]);                                               \
-    }                                                                                \
+/* A case for each MODE_CASE that follows; the body gets `how`. */
+#define TEST_OVER(name, ...)                                            \
+    static void test_##name(const mode *how);                           \
+    __attribute__((constructor)) static void test_register_##name(void) \
+    {                                                                   \
+        static harness_case add[] = { __VA_ARGS__ };                    \
+        for (size_t i = 0; i < sizeof add / sizeof *add; i++)           \
+            harness_add_case(&add[i]);                                  \
+    }                                                                   \
     static void test_##name(const mode *how)
+#define MODE_CASE(name_, of, seconds)                                                        \
+    {                                                                                        \
+        .name = #name_ "_" #of, .moded = test_##name_, .how = &mode_##of, .limit = (seconds) \
+    }
+
+#define TEST_MODES(name) TEST_MODES_LIMIT(name, 50)
+#define TEST_MODES_LIMIT(name, seconds)                                                     \
+    TEST_OVER(name, MODE_CASE(name, thread, seconds), MODE_CASE(name, forkserver, seconds), \
+              MODE_CASE(name, fork, seconds))
 
 /* The two methods of processes only. */
 #define TEST_METHODS(name) TEST_METHODS_LIMIT(name, 50)
-#define TEST_METHODS_LIMIT(name, seconds)                                            \
-    static void test_##name(const mode *how);                                        \
-    __attribute__((constructor)) static void test_register_##name(void)              \
-    {                                                                                \
-        static harness_case add[2] = {                                               \
-            { #name "_forkserver", 0, test_##name, &mode_forkserver, (seconds), 0 }, \
-            { #name "_fork", 0, test_##name, &mode_fork, (seconds), 0 },             \
-        };                                                                           \
-        for (int i = 0; i < 2; i++)                                                  \
-            harness_add_case(&add[i]);                                               \
-    }                                                                                \
-    static void test_##name(const mode *how)
+#define TEST_METHODS_LIMIT(name, seconds) \
+    TEST_OVER(name, MODE_CASE(name, forkserver, seconds), MODE_CASE(name, fork, seconds))
 
 /* A worker of the mode under test. */
 #define NEW(...)                                      \
@@ -218,6 +213,9 @@ bool harness_failed(void); /* a check, in this process */
 
 #define WORKER(w) worker_made((w), __FILE__, __LINE__)
 td_worker *worker_made(td_worker *w, const char *file, int line); /* REQUIREs that it is not NULL */
+/* A new worker that has been started and has ended, however. */
+#define JOINED(w) worker_joined((w), __FILE__, __LINE__)
+td_worker *worker_joined(td_worker *w, const char *file, int line);
 
 /* --- time -------------------------------------------------------------------------------------------------- */
 

@@ -106,6 +106,19 @@ TD_API int td_start(td_worker *worker);
 TD_API int td_join(td_worker *worker);
 TD_API int td_join_for(td_worker *worker, td_time limit);
 
+/*
+ * Waits until all of the `count` workers of an array have ended, as td_join does for one; a worker may be there more
+ * than once. The limit of td_join_all_for is one for all of them together: when it has passed and any has not ended, it
+ * gives up with TD_ETIMEOUT. The result is 0 however they ended: ask each of them. None is freed. Before any is waited
+ * for, all are looked at, and one that cannot be joined is an error: TD_EINVAL (no array), TD_ESTATE (one was never
+ * started, or could not be), TD_EDEADLOCK (the caller itself), TD_EUNSUPPORTED (td_parent and the like), TD_EFORKED, of
+ * a NULL among them the pending error; those that run do so still. 0 for no workers. Block; resume after signals. From
+ * any thread, several at a time; the array must stay as it is meanwhile.
+ * Python: a loop of join().
+ */
+TD_API int td_join_all(td_worker *const *workers, size_t count);
+TD_API int td_join_all_for(td_worker *const *workers, size_t count, td_time limit);
+
 /* Started and not ended? Does not block. False for NULL. Python: is_alive(). */
 TD_API bool td_is_alive(const td_worker *worker);
 
@@ -238,8 +251,9 @@ typedef struct td_failure {
 /*
  * Called when a worker that failed or crashed is freed, or the program ends, without anybody having asked how it
  * ended; on the thread that freed it. If it was freed while it ran: a thread calls the hook itself when it ends; of a
- * process, whoever starts the next worker or ends the program. The default prints the sentence to stderr; NULL restores
- * it. Returns the one before. Python: threading.excepthook.
+ * process, whoever starts the next worker or ends the program. td_finish, and the end of the program, wait until those
+ * that other threads call have returned. The default prints the sentence to stderr; NULL restores it. Returns the one
+ * before. Python: threading.excepthook.
  */
 typedef void td_failure_hook(const td_failure *failure);
 TD_API td_failure_hook *td_set_failure_hook(td_failure_hook *hook);

@@ -91,8 +91,9 @@ void td__thread_name(const char *name); /* of the calling thread, cut to 15 byte
 pid_t td__thread_id(void);
 size_t td__stack_minimum(void);
 void td__yield(void);
-unsigned td__cpu(void);       /* the one that the caller runs on; it may be another one by now */
-unsigned td__cpu_count(void); /* those that this process might run on when it was loaded, at least 1 */
+unsigned td__cpu(void);                 /* the one that the caller runs on; it may be another one by now */
+unsigned td__cpu_count(void);           /* those that the program might run on when it was loaded, at least 1 */
+void td__cpu_count_set(unsigned count); /* in its processes: who started them may have bound himself since */
 
 /*
  * The expensive half of an asymmetric fence: after td__barrier_others() all running threads (of this process; `shared`:

@@ -104,7 +104,7 @@ void td__spin_fared(td__party *me, unsigned looks, bool well)
 {
     if (well)
         me->spins_failed = 0;
-    else if (!well && looks > 0 && me->spins_failed < SPIN_GIVE_UP)
+    else if (looks > 0 && me->spins_failed < SPIN_GIVE_UP)
         me->spins_failed++;
 }
 

@@ -288,6 +288,7 @@ static td__segment *make_segment(td__spawner *spawner)
     segment->spares = td__the.options.spares;
     segment->reaper_above = td__orphans_stay();
     segment->core_dumps = td__the.options.core_dumps;
+    segment->cpus = td__cpu_count();
     segment->born_ignored = td__the.born_ignored;
     return segment;
 }

@@ -238,6 +238,8 @@ static void see_to_lane(const td__spawner *spawner, uint32_t lane, td__slot *slo
     if (!(td__load_seq_cst(&slot->done) & TD__ENDED))
         return;
     td__message message = { .what = TD__LEFT, .slot = lane };
+    /* It waits while the spawner is behind, who waits for no starter. It fails if the spawner is dead, and so the lane;
+     * or if the kernel has no memory: what is left is then dropped when the lane's next reader is called. */
     td__send(spawner->control, &message, sizeof message, NULL, 0);
 }
 

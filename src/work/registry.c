@@ -6,10 +6,18 @@
  */
 #include "work/worker.h"
 
+#include <limits.h>
+
 enum { NO_LIST = 0, LIVING = 1, ENDED = 2, LISTS = 3 };
 
 static td__lock lock;
 static td_worker *first[LISTS], *last[LISTS]; /* under lock */
+
+/* How many failures are being told, and TOLD times how many have been: who ends the program waits for those that other
+ * threads tell, which may have freed what they tell of. A futex. */
+#define TOLD 0x10000u
+static _Atomic uint32_t telling;
+static _Thread_local uint32_t telling_here; /* the share of this thread: it is in a hook */
 
 void td__registry_lock(void)
 {
@@ -99,30 +107,62 @@ size_t td__registry_list(td_worker **workers, size_t capacity, td__worker_test *
     return count;
 }
 
-/* One of the ended that is still to be told, referenced: unless its last reference is just going, which then tells. */
-static td_worker *next_untold(void)
+/* Of the ended one that is still to be told, referenced; else NULL, and whether there is one whose last reference has
+ * just gone, by somebody who is about to tell. */
+static td_worker *next_untold(bool *going)
 {
+    *going = false;
     td__registry_lock();
     td_worker *worker = first[ENDED];
     for (; worker; worker = worker->next) {
-        uint32_t references = td__load_relaxed(&worker->references);
         if (!td__worker_untold(worker))
             continue;
+        uint32_t references = td__load_relaxed(&worker->references);
         while (references > 0 && !td__cas_acq_rel(&worker->references, &references, references + 1))
             ;
         if (references > 0)
             break;
+        *going = true;
     }
     td__registry_unlock();
     return worker;
 }
 
+bool td__registry_claim(td_worker *worker)
+{
+    td__registry_lock();
+    bool ours = td__worker_untold(worker);
+    if (ours) {
+        td__store_relaxed(&worker->told, 1);
+        td__fetch_add_relaxed(&telling, 1);
+        telling_here++;
+    }
+    td__registry_unlock();
+    return ours;
+}
+
+void td__registry_told(void)
+{
+    telling_here--;
+    /* Release: what the hook did, to who waits for it. */
+    td__fetch_add_acq_rel(&telling, TOLD - 1);
+    td__futex_wake(&telling, INT_MAX, false);
+}
+
 void td__registry_tell_all(void)
 {
-    td_worker *worker;
-    while ((worker = next_untold()) != NULL) {
-        td__worker_tell(worker);
-        td__worker_unref(worker);
+    for (;;) {
+        td_worker *worker;
+        bool going;
+        uint32_t before = td__load_acquire(&telling);
+        while ((worker = next_untold(&going)) != NULL) {
+            td__worker_tell(worker);
+            td__worker_unref(worker);
+        }
+        /* A hook that ends the program does not wait for itself, nor for another one that does the same. */
+        if (telling_here || (!going && before % TOLD == 0 && td__load_acquire(&telling) == before))
+            return;
+        td__futex_wait(&telling, before, 0, false);
     }
 }
 
@@ -134,4 +174,5 @@ void td__registry_forget(void)
     for (int list = LIVING; list < LISTS; list++)
         while (first[list])
             take_out(first[list]);
+    td__store_relaxed(&telling, telling_here);
 }

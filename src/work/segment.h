@@ -134,6 +134,7 @@ typedef struct td__segment {
     int32_t main_pid;
     uint32_t spares;
     uint32_t core_dumps;
+    uint32_t cpus;
     uint32_t reaper_above; /* orphans must not get as far as the main process */
     uint64_t born_ignored; /* signal n is bit n - 1 */
     /* fixed by the spawner before it says that it is ready */

@@ -531,6 +531,7 @@ void td__spawner_role(void)
     }
     td__the.role = TD__ROLE_SPAWNER;
     td__reaper_above = segment->reaper_above != 0;
+    td__cpu_count_set(segment->cpus);
     td__fault_move(segment->faults, false);
     spawner.segment = segment;
     spawner.spares = segment->spares;

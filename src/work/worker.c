@@ -219,8 +219,6 @@ void td__worker_unref(td_worker *worker)
         return;
     }
     bool ours = worker->epoch == td__the.epoch;
-    if (ours)
-        td__registry_drop(worker);
     if (ours && !worker->stand_in) {
         if (worker->kind == TD_THREAD)
             td__thread_last_reference(worker);
@@ -228,6 +226,8 @@ void td__worker_unref(td_worker *worker)
             td__process_let_go(worker);
         td__worker_tell(worker);
     }
+    if (ours)
+        td__registry_drop(worker); /* after it is told: see td__registry_tell_all */
     td__worker_close_connections(worker);
     td__close(worker->sentinel);
     td__release(worker->result);
@@ -363,16 +363,28 @@ int td_start(td_worker *worker)
     return code;
 }
 
-static int join(td_worker *worker, int64_t deadline)
+/* 0 if it can be waited for, and so it stays: who has started ends once. */
+static int check_joinable(const td_worker *worker, const char *call)
 {
-    int code = check_started(worker, "td_join");
+    int code = check_started(worker, call);
     if (code < 0)
         return code;
     if (worker == td__self || worker == td_main())
-        return td__fail(TD_EDEADLOCK, "td_join: worker '%s' would wait for itself", worker->name);
+        return td__fail(TD_EDEADLOCK, "%s: worker '%s' would wait for itself", call, worker->name);
     if (worker->stand_in)
-        return td__fail(TD_EUNSUPPORTED, "td_join: worker '%s' was not started by this process", worker->name);
+        return td__fail(TD_EUNSUPPORTED, "%s: worker '%s' was not started by this process", call, worker->name);
+    return 0;
+}
+
+static int wait_for(td_worker *worker, int64_t deadline)
+{
     return worker->kind == TD_THREAD ? td__thread_wait(worker, deadline) : td__process_wait(worker, deadline);
+}
+
+static int join(td_worker *worker, int64_t deadline)
+{
+    int code = check_joinable(worker, "td_join");
+    return code < 0 ? code : wait_for(worker, deadline);
 }
 
 int td_join(td_worker *worker)
@@ -383,6 +395,29 @@ int td_join(td_worker *worker)
 int td_join_for(td_worker *worker, td_time limit)
 {
     return join(worker, td__deadline(limit));
+}
+
+/* One after the other: those that have ended meanwhile cost no sleep, so there are at most as many as workers. */
+static int join_all(td_worker *const *workers, size_t count, int64_t deadline)
+{
+    int code = 0;
+    if (!workers && count > 0)
+        return td__fail(TD_EINVAL, "td_join_all: no array, but a count of %zu", count);
+    for (size_t i = 0; i < count && code == 0; i++)
+        code = check_joinable(workers[i], "td_join_all");
+    for (size_t i = 0; i < count && code == 0; i++)
+        code = wait_for(workers[i], deadline);
+    return code;
+}
+
+int td_join_all(td_worker *const *workers, size_t count)
+{
+    return join_all(workers, count, 0);
+}
+
+int td_join_all_for(td_worker *const *workers, size_t count, td_time limit)
+{
+    return join_all(workers, count, td__deadline(limit));
 }
 
 bool td_is_alive(const td_worker *worker)
@@ -673,9 +708,15 @@ bool td__worker_untold(const td_worker *worker)
            !td__load_relaxed(&worker->asked) && !td__load_relaxed(&worker->told);
 }
 
+static void told(void *unused)
+{
+    (void)unused;
+    td__registry_told();
+}
+
 void td__worker_tell(td_worker *worker)
 {
-    if (!td__worker_untold(worker) || atomic_exchange_explicit(&worker->told, 1, memory_order_acq_rel))
+    if (!td__worker_untold(worker) || !td__registry_claim(worker))
         return;
     char sentence[SENTENCE_MAX]; /* for the hook's time, so that it needs no memory */
     write_sentence(worker, true, sentence, sizeof sentence);
@@ -689,7 +730,9 @@ void td__worker_tell(td_worker *worker)
     td__lock_acquire(&hook_lock);
     td_failure_hook *call = hook ? hook : print_failure;
     td__lock_release(&hook_lock);
+    pthread_cleanup_push(told, NULL); /* also if it leaves by pthread_exit */
     call(&failure);
+    pthread_cleanup_pop(1);
 }
 
 /* --- what it is ------------------------------------------------------------------------------------------------------

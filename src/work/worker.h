@@ -203,8 +203,11 @@ void td__registry_lock(void);
 void td__registry_unlock(void);
 void td__registry_forget(void);            /* in a forked child: all workers were the parent's */
 void td__registry_drop(td_worker *worker); /* its handle is about to be freed */
-/* Tells the failure hook of all workers that have ended and that nobody asked about. */
+/* The failure hook is told of all that have ended and that nobody asked about, by us or by others: it has returned for
+ * each, but for those in which this is called. */
 void td__registry_tell_all(void);
+bool td__registry_claim(td_worker *worker); /* true: it has something to tell, which is the caller's to do; then: */
+void td__registry_told(void);
 
 /* --- thread.c ---------------------------------------------------------------------------------------------- */
 

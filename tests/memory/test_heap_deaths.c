@@ -240,9 +240,7 @@ static void check_bytes(const job *job)
 static bool run(const mode *how, job *job)
 {
     struct job *address = job;
-    td_worker *w = WORKER(NEW(.target = do_job, .args = TD_BYTES(&address, sizeof address)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = do_job, .args = TD_BYTES(&address, sizeof address)));
     bool through = td_outcome(w) == TD_RETURNED;
     if (!through)
         CHECK_INT(td_exitcode(w), -SIGKILL);
@@ -324,9 +322,7 @@ TEST_LIMIT(spawner_killed_too, 100)
             prepare(job, what[i], step);
             job->kill_spawner = true;
             struct job *address = job;
-            td_worker *w = WORKER(td_process(.target = do_job, .args = TD_BYTES(&address, sizeof address)));
-            REQUIRE_OK(td_start(w));
-            REQUIRE_OK(td_join(w));
+            td_worker *w = JOINED(td_process(.target = do_job, .args = TD_BYTES(&address, sizeof address)));
             pid_t pid = td_pid(w);
             (void)td_outcome(w);
             td_free(w);

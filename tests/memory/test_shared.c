@@ -50,9 +50,7 @@ static int replace_tree(td_call *call)
 TEST_MODES(pointers_mean_the_same)
 {
     struct tree *tree = grow_tree(4);
-    td_worker *w = WORKER(NEW(.target = replace_tree, .args = TD_SHARED(tree)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = replace_tree, .args = TD_SHARED(tree)));
     CHECK_INT(cut_tree(td_result_shared(w)), 57);
     td_free(w);
     CHECK_INT(blocks(), 0);
@@ -83,9 +81,7 @@ static int return_local(td_call *call)
 
 static int code_of(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args));
     int code = td_result_code(w);
     CHECK(!td_result_shared(w));
     td_free(w);
@@ -263,9 +259,7 @@ static int dies_holding(td_call *call)
 TEST_METHODS(owner_died)
 {
     int *value = td_shared_value(int, 1);
-    td_worker *w = WORKER(NEW(.target = dies_holding, .args = TD_SHARED(value)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = dies_holding, .args = TD_SHARED(value)));
     (void)td_outcome(w);
     CHECK_INT(td_shared_set(value, 2), TD_OWNER_DIED);
     CHECK_INT(td_shared_set(value, 3), 0);
@@ -383,9 +377,7 @@ TEST(freed_while_held)
 TEST_METHODS(freed_after_the_holder_died)
 {
     int *value = td_shared_value(int, 1);
-    td_worker *w = WORKER(NEW(.target = dies_holding, .args = TD_SHARED(value)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = dies_holding, .args = TD_SHARED(value)));
     (void)td_outcome(w);
     td_free(w);
     td_shared_free(value);

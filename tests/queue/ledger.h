@@ -51,14 +51,20 @@ static inline bool item_whole(const item *i)
     return i->sum == item_sum(i);
 }
 
-/* All that a dead process was in the middle of has been put right. (While its record waits for that, the entry has a
- * mark beside the pid.) */
-static inline bool is_repaired(pid_t pid)
+/* The index of a party of this process, dead or alive; 0: none any more. (While its record waits for the repair, the
+ * entry has a mark beside the pid.) */
+static inline uint32_t party_of(pid_t pid)
 {
     for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
         if ((td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid)
-            return false;
-    return true;
+            return i;
+    return 0;
+}
+
+/* All that a dead process was in the middle of has been put right. */
+static inline bool is_repaired(pid_t pid)
+{
+    return party_of(pid) == 0;
 }
 
 static inline void repaired(pid_t pid)

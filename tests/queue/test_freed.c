@@ -39,24 +39,15 @@ static td_worker *holder_of(td__latch *latch, uint32_t round)
     return holder;
 }
 
-static td_worker *holder_start(uint32_t round)
+static td__latch *repairs(void)
 {
-    return holder_of((td__latch *)(void *)td__the_region->repair, round);
+    return (td__latch *)(void *)td__the_region->repair;
 }
 
 static void holder_free(td_worker *holder)
 {
     REQUIRE_OK(td_join(holder));
     td_free(holder);
-}
-
-/* The index of a party of this process, dead or alive; 0: none any more. */
-static uint32_t party_of(pid_t pid)
-{
-    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
-        if ((td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid)
-            return i;
-    return 0;
 }
 
 /* While repairs are held up, or in the section of who repairs. */
@@ -95,29 +86,54 @@ static int die_at_step(td_call *call)
     return 0;
 }
 
+/* A queue with an item, and a worker who has died in a call on it while a latch is held up. */
+typedef struct scene {
+    td_queue *queue;
+    td_worker *holder, *dead;
+} scene;
+
+static td__latch *of_repairs(td_queue *q)
+{
+    (void)q;
+    return repairs();
+}
+
+static td__latch *of_queue(td_queue *q)
+{
+    return &q->latch;
+}
+
+static scene scene_of(const mode *how, td__latch *(*of)(td_queue *), uint32_t round, long step, bool gets)
+{
+    uint64_t item = 7;
+    scene s = { .queue = QUEUE(.item_size = sizeof item, .capacity = 8, .shared = true) };
+    REQUIRE_OK(td_queue_put(s.queue, &item));
+    s.holder = holder_of(of(s.queue), round);
+    victim v = { s.queue, step, gets };
+    s.dead = JOINED(NEW(.target = die_at_step, .args = TD_VAL(v)));
+    td_outcome(s.dead);
+    return s;
+}
+
+static void scene_end(scene s)
+{
+    td_free(s.dead);
+    holder_free(s.holder);
+}
+
 /* Catches: a queue's free that returns while the repair is still to look at the queue. */
 TEST_METHODS_LIMIT(a_queue_is_freed_at_once, 100)
 {
     uint32_t named = 0, round = 0;
     for (int gets = 0; gets < 2; gets++)
         for (long step = 1; step <= 12 && !harness_failed(); step++) {
-            uint64_t item = 7;
-            td_queue *q = QUEUE(.item_size = sizeof item, .capacity = 8, .shared = true);
-            REQUIRE_OK(td_queue_put(q, &item));
-            td_worker *holder = holder_start(++round);
-            victim v = { q, step, gets != 0 };
-            td_worker *w = WORKER(NEW(.target = die_at_step, .args = TD_VAL(v)));
-            REQUIRE_OK(td_start(w));
-            REQUIRE_OK(td_join(w));
-            td_outcome(w);
-            uint32_t index = party_of(td_pid(w));
-            bool works = works_on(index, q);
+            scene s = scene_of(how, of_repairs, ++round, step, gets != 0);
+            bool works = works_on(party_of(td_pid(s.dead)), s.queue);
             named += works;
             event_add(GO);
-            td_queue_free(q);
-            CHECK(!works || party_of(td_pid(w)) == 0);
-            td_free(w);
-            holder_free(holder);
+            td_queue_free(s.queue);
+            CHECK(!works || party_of(td_pid(s.dead)) == 0);
+            scene_end(s);
         }
     CHECK(named >= 6);
     CHECK_OK(td_shared_check());
@@ -144,17 +160,22 @@ static int hold_and_end(td_call *call)
     return 0;
 }
 
+/* A block with a lock that a worker held when it ended. */
+static td_worker *ended_holding(const mode *how, thing_at t)
+{
+    td_worker *w = JOINED(NEW(.target = hold_and_end, .args = TD_VAL(t)));
+    td_outcome(w);
+    return w;
+}
+
 /* Catches: a block's free that returns while the repair is still to free the lock in it, which by then is a number in
  * another block. */
 TEST_METHODS(a_held_lock_is_freed_at_once)
 {
     for (uint32_t round = 1; round <= 5; round++) {
         thing_at t = { .at = td_shared_calloc(1, sizeof(thing)) };
-        td_worker *holder = holder_start(round);
-        td_worker *w = WORKER(NEW(.target = hold_and_end, .args = TD_VAL(t)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
-        td_outcome(w);
+        td_worker *holder = holder_of(repairs(), round);
+        td_worker *w = ended_holding(how, t);
         uint32_t index = party_of(td_pid(w));
         CHECK(holds(index, t.at));
         event_add(GO);
@@ -191,11 +212,8 @@ static void clear_pending(void)
 TEST_METHODS(a_death_known_by_its_marks_is_told)
 {
     thing_at t = { .at = td_shared_calloc(1, sizeof(thing)) };
-    td_worker *holder = holder_start(1);
-    td_worker *w = WORKER(NEW(.target = hold_and_end, .args = TD_VAL(t)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
-    td_outcome(w);
+    td_worker *holder = holder_of(repairs(), 1);
+    td_worker *w = ended_holding(how, t);
     pause_ms(20); /* it has been told, so that what follows is not done by whoever tells: else it shows nothing */
     clear_pending();
     td__parties_await_death(td_pid(w));
@@ -219,11 +237,8 @@ TEST_METHODS(a_death_known_by_its_marks_is_told)
 TEST_METHODS(a_held_lock_is_moved_at_once)
 {
     thing_at t = { .at = td_shared_calloc(1, sizeof(thing)) };
-    td_worker *holder = holder_start(1);
-    td_worker *w = WORKER(NEW(.target = hold_and_end, .args = TD_VAL(t)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
-    td_outcome(w);
+    td_worker *holder = holder_of(repairs(), 1);
+    td_worker *w = ended_holding(how, t);
     CHECK(holds(party_of(td_pid(w)), t.at));
     event_add(GO);
     thing *moved = td_shared_realloc(t.at, 5000);
@@ -240,13 +255,11 @@ TEST_METHODS(a_lock_held_to_the_end_is_freed_at_once)
 {
     for (int i = 0; i < 20; i++) {
         thing_at t = { .at = td_shared_calloc(1, sizeof(thing)), .returns = true };
-        td_worker *w = WORKER(NEW(.target = hold_and_end, .args = TD_VAL(t)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = ended_holding(how, t);
         CHECK_INT(td_outcome(w), TD_RETURNED);
-        td__section_enter(td__party_self(), (td__latch *)(void *)td__the_region->repair);
+        td__section_enter(td__party_self(), repairs());
         bool held = holds(party_of(td_pid(w)), t.at);
-        td__section_leave(td__party_self(), (td__latch *)(void *)td__the_region->repair);
+        td__section_leave(td__party_self(), repairs());
         CHECK(!held);
         CHECK_INT(td_lock_acquire_for(&t.at->lock, td_s(20)), TD_OWNER_DIED);
         td_lock_release(&t.at->lock);
@@ -260,22 +273,13 @@ TEST_METHODS(another_block_is_freed_at_once)
 {
     uint32_t round = 0, late = 0;
     for (long step = 1; step <= 12 && !harness_failed(); step++) {
-        uint64_t item = 7;
-        td_queue *q = QUEUE(.item_size = sizeof item, .capacity = 8, .shared = true);
         void *other = td_shared_alloc(100);
-        REQUIRE_OK(td_queue_put(q, &item));
-        td_worker *holder = holder_of(&q->latch, ++round);
-        victim v = { q, step, true };
-        td_worker *w = WORKER(NEW(.target = die_at_step, .args = TD_VAL(v)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
-        td_outcome(w);
+        scene s = scene_of(how, of_queue, ++round, step, true);
         td_shared_free(other);
-        late += party_of(td_pid(w)) != 0;
+        late += party_of(td_pid(s.dead)) != 0;
         event_add(GO);
-        td_queue_free(q);
-        td_free(w);
-        holder_free(holder);
+        td_queue_free(s.queue);
+        scene_end(s);
     }
     CHECK(late > 0);
 }

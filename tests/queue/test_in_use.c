@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <tandem.h>
 #include "queue/queue.h"
+#include "sync/section.h"
 #include "sync/use.h"
 
 #ifdef TD_DEBUG
@@ -238,10 +239,16 @@ static bool is_waited(const void *at, size_t size)
 static stage *set_stage(uint32_t number, bool shared)
 {
     static stage private;
-    static object there;
     stage *s = shared ? td_shared_calloc(1, sizeof *s) : &private;
-    s->object = shared ? td_shared_calloc(1, sizeof *s->object) : &there;
     s->row = number;
+    return s;
+}
+
+static stage *set_object(uint32_t number, bool shared)
+{
+    static object there;
+    stage *s = set_stage(number, shared);
+    s->object = shared ? td_shared_calloc(1, sizeof *s->object) : &there;
     REQUIRE(!rows[number].make || rows[number].make(s->object) == 0);
     return s;
 }
@@ -255,25 +262,35 @@ static td_worker *start_use(stage *s, bool process, td_target *target)
     return w;
 }
 
-/* row, place (p: private, t: shared and a thread, P: shared and a process), how it ends (d: its own call, f: its block)
- */
+/* After which it is no reason any more. Its death is known then, but nobody has repaired after it: what comes next
+ * meets its record, and what it has left in the object. */
+static void kill_and_free(td_worker *w)
+{
+    td__party *me = td__party_self();
+    td__latch *repair = (td__latch *)(void *)td__the_region->repair;
+    td__section_enter(me, repair);
+    td_kill(w);
+    REQUIRE_OK(td_join(w));
+    td_outcome(w);
+    td_free(w);
+    td__section_leave(me, repair);
+}
+
+/* row, place (p: private, t: shared and a thread, P: shared and a process; k: which is killed), how it ends (d: its own
+ * call, f: its block) */
 HELPER(ends)
 {
     uint32_t number = (uint32_t)atoi(argv[1]);
     const row *r = &rows[number];
     signal(SIGABRT, SIG_DFL);
-    stage *s = set_stage(number, argv[2][0] != 'p');
+    stage *s = set_object(number, argv[2][0] != 'p');
     td_worker *w = start_use(s, argv[2][0] == 'P', use);
     if (r->waits)
         WAIT_UNTIL(is_waited(s->object, sizeof *s->object), 20);
     else
         event_wait(USING);
-    if (argv[2][1] == 'k') { /* killed, it is no reason any more */
-        td_kill(w);
-        REQUIRE_OK(td_join(w));
-        td_outcome(w);
-        td_free(w);
-    }
+    if (argv[2][1] == 'k')
+        kill_and_free(w);
     if (argv[3][0] == 'd')
         r->destroy(s->object);
     else
@@ -351,8 +368,7 @@ HELPER(frees_queue)
     uint32_t number = (uint32_t)atoi(argv[2]), item = 0;
     bool shared = argv[3][0] != 'p';
     signal(SIGABRT, SIG_DFL);
-    static stage private;
-    stage *s = shared ? td_shared_calloc(1, sizeof *s) : &private;
+    stage *s = set_stage(number, shared);
     td_queue_options options = { .struct_size = sizeof options,
                                  .kind = kind,
                                  .item_size = sizeof item,
@@ -363,17 +379,12 @@ HELPER(frees_queue)
         options.priority = (td_priority){ 0, sizeof item, TD_KIND_UNSIGNED };
     s->queue = td_queue_create(&options);
     REQUIRE(s->queue != NULL);
-    s->row = number;
     if (number != GETS)
         REQUIRE_OK(td_queue_put(s->queue, &item));
     td_worker *w = start_use(s, argv[3][0] == 'P', use_queue);
     WAIT_UNTIL(is_waited(s->queue, sizeof *s->queue), 20);
-    if (argv[3][1] == 'k') {
-        td_kill(w);
-        REQUIRE_OK(td_join(w));
-        td_outcome(w);
-        td_free(w);
-    }
+    if (argv[3][1] == 'k')
+        kill_and_free(w);
     td_queue_free(s->queue);
     (void)argc;
     return 3;

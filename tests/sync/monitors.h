@@ -22,20 +22,9 @@
 static const mode mode_private = { "private", TD_THREAD, TD_METHOD_DEFAULT };
 
 #define TEST_PLACES(name) TEST_PLACES_LIMIT(name, 50)
-#define TEST_PLACES_LIMIT(name, seconds)                                             \
-    static void test_##name(const mode *how);                                        \
-    __attribute__((constructor)) static void test_register_##name(void)              \
-    {                                                                                \
-        static harness_case add[4] = {                                               \
-            { #name "_private", 0, test_##name, &mode_private, (seconds), 0 },       \
-            { #name "_thread", 0, test_##name, &mode_thread, (seconds), 0 },         \
-            { #name "_forkserver", 0, test_##name, &mode_forkserver, (seconds), 0 }, \
-            { #name "_fork", 0, test_##name, &mode_fork, (seconds), 0 },             \
-        };                                                                           \
-        for (int i = 0; i < 4; i++)                                                  \
-            harness_add_case(&add[i]);                                               \
-    }                                                                                \
-    static void test_##name(const mode *how)
+#define TEST_PLACES_LIMIT(name, seconds)                                                 \
+    TEST_OVER(name, MODE_CASE(name, private, seconds), MODE_CASE(name, thread, seconds), \
+              MODE_CASE(name, forkserver, seconds), MODE_CASE(name, fork, seconds))
 
 static inline void *object_new(const mode *how, size_t size)
 {

@@ -151,6 +151,14 @@ static void still_works(const mode *how, meeting *m)
     CHECK_INT(index + m->results[0] + m->results[1], 0 + 1 + 2);
 }
 
+/* The last of a case: after a reset it works, between parties of this mode. */
+static void reuse(const mode *how, const mode *parties, meeting *m)
+{
+    CHECK_OK(td_barrier_reset(&m->barrier));
+    still_works(parties, m);
+    object_free(how, m);
+}
+
 static void two_wait(const mode *how, meeting *m, td_worker *w[2])
 {
     for (int i = 0; i < 2; i++)
@@ -177,9 +185,7 @@ TEST_PLACES(a_limit_breaks_it_for_all)
     CHECK(td_barrier_broken(&m->barrier));
     CHECK_INT(td_barrier_waiting(&m->barrier), 0);
     CHECK_ERROR(td_barrier_wait(&m->barrier), TD_EBROKEN);
-    CHECK_OK(td_barrier_reset(&m->barrier));
-    still_works(how, m);
-    object_free(how, m);
+    reuse(how, how, m);
 }
 
 TEST_PLACES(a_cancellation_breaks_it_for_all)
@@ -192,9 +198,7 @@ TEST_PLACES(a_cancellation_breaks_it_for_all)
     end_well(w[1]);
     CHECK_INT(m->results[0], TD_EBROKEN);
     CHECK(td_barrier_broken(&m->barrier));
-    CHECK_OK(td_barrier_reset(&m->barrier));
-    still_works(how, m);
-    object_free(how, m);
+    reuse(how, how, m);
 }
 
 TEST_PLACES(abort_and_reset)
@@ -300,9 +304,7 @@ TEST_PLACES(one_runs_the_action_first)
     }
     CHECK_INT(m->actions, 4);
     CHECK(td_barrier_broken(&m->barrier));
-    CHECK_OK(td_barrier_reset(&m->barrier));
-    still_works(how, m);
-    object_free(how, m);
+    reuse(how, how, m);
 }
 
 /* An action that waits for other things is not mistaken for being elsewhere. */
@@ -322,14 +324,21 @@ static int acts_elsewhere(td_call *call)
     return 0;
 }
 
-TEST_PLACES(an_action_may_wait)
+/* One of three is in its action, and waits there. */
+static meeting *meeting_acting(const mode *how, td_worker *w[3])
 {
     meeting *m = meeting_new(how, 3);
-    td_worker *w[3];
     REQUIRE_OK(td_barrier_init(&m->elsewhere, 2));
     for (int i = 0; i < 3; i++)
         w[i] = begin(how, acts_elsewhere, m, i);
     event_wait(ACTING);
+    return m;
+}
+
+TEST_PLACES(an_action_may_wait)
+{
+    td_worker *w[3];
+    meeting *m = meeting_acting(how, w);
     /* Full: a newcomer waits for the next phase, and breaks nothing if it gives up. */
     CHECK_ERROR(td_barrier_wait_for(&m->barrier, td_ms(20)), TD_ETIMEOUT);
     CHECK(!td_barrier_broken(&m->barrier));
@@ -344,12 +353,8 @@ TEST_PLACES(an_action_may_wait)
 /* What breaks it while the action runs counts: nobody goes on. */
 TEST_PLACES(broken_while_the_action_runs)
 {
-    meeting *m = meeting_new(how, 3);
     td_worker *w[3];
-    REQUIRE_OK(td_barrier_init(&m->elsewhere, 2));
-    for (int i = 0; i < 3; i++)
-        w[i] = begin(how, acts_elsewhere, m, i);
-    event_wait(ACTING);
+    meeting *m = meeting_acting(how, w);
     CHECK_OK(td_barrier_abort(&m->barrier));
     CHECK_OK(td_barrier_reset(&m->barrier));
     CHECK(td_barrier_wait_for(&m->elsewhere, LONG) >= 0);
@@ -404,6 +409,16 @@ static int visits_and_dies(td_call *call)
     return 0;
 }
 
+/* Did the two go on? If not, both have failed. */
+static bool two_ended(meeting *m, td_worker *w[2])
+{
+    end_well(w[0]);
+    end_well(w[1]);
+    bool met = m->results[0] >= 0;
+    CHECK(met || (m->results[0] == TD_EBROKEN && m->results[1] == TD_EBROKEN));
+    return met;
+}
+
 /* Two wait; a third comes last, or breaks or resets it, and dies at each step. The two go on together, or fail
  * together, or wait still, if it had not got so far; and the barrier can be used again. */
 static bool kill_last(const mode *how, long n, int what)
@@ -422,20 +437,14 @@ static bool kill_last(const mode *how, long n, int what)
         mine = td_barrier_wait_for(&m->barrier, LONG);
         CHECK_INT(mine, 2);
     }
-    end_well(w[0]);
-    end_well(w[1]);
-    bool met = m->results[0] >= 0;
+    bool met = two_ended(m, w);
     if (met)
         CHECK_INT(m->results[0] + m->results[1], 0 + 1);
-    else
-        CHECK(m->results[0] == TD_EBROKEN && m->results[1] == TD_EBROKEN);
     if (well)
         CHECK_INT(met, what == BARE || what == WITH_ACTION);
     if (what != RESETS && !met)
         CHECK(td_barrier_broken(&m->barrier));
-    CHECK_OK(td_barrier_reset(&m->barrier));
-    still_works(&mode_thread, m);
-    object_free(how, m);
+    reuse(how, &mode_thread, m);
     return !well;
 }
 
@@ -491,15 +500,9 @@ static bool kill_first(const mode *how, long n)
         if (td_barrier_waiting(&m->barrier) == 2)
             CHECK_INT(td_barrier_wait_for(&m->barrier, LONG), 2);
     }
-    end_well(w[0]);
-    end_well(w[1]);
-    bool met = m->results[0] >= 0;
+    bool met = two_ended(m, w);
     CHECK_INT(met, m->results[1] >= 0);
-    if (!met)
-        CHECK(m->results[0] == TD_EBROKEN && m->results[1] == TD_EBROKEN);
-    CHECK_OK(td_barrier_reset(&m->barrier));
-    still_works(&mode_thread, m);
-    object_free(how, m);
+    reuse(how, &mode_thread, m);
     return !well;
 }
 
@@ -537,9 +540,7 @@ TEST(killed_in_the_action_and_all_at_once)
         CHECK(td_barrier_broken(&m->barrier));
         if (round == 0)
             CHECK(m->results[0] == TD_EBROKEN && m->results[1] == TD_EBROKEN);
-        CHECK_OK(td_barrier_reset(&m->barrier));
-        still_works(&mode_thread, m);
-        object_free(how, m);
+        reuse(how, &mode_thread, m);
     }
 }
 

@@ -17,6 +17,19 @@ INIT(nothing)
 {
 }
 
+/* A test of a helper whose main does not call td_init. */
+static void without_init(const char *helper)
+{
+    const helper_options options = { .init = "nothing" };
+    CHECK_INT(helper_run(&options, helper, NULL), 0);
+}
+
+/* What a helper or a child that it has forked says of its checks. */
+static int judgement(void)
+{
+    return harness_failed() ? 1 : 0;
+}
+
 static td_rwlock writing;
 static td_condition condition;
 static td_lock lock, held;
@@ -52,7 +65,7 @@ static int child(void)
     CHECK_INT(td_condition_wait_for(&condition, &lock, td_ms(1)), TD_ETIMEOUT);
     CHECK_INT(td_condition_notify(&condition), 0);
     td_lock_release(&lock);
-    return harness_failed() ? 1 : 0;
+    return judgement();
 }
 
 HELPER(forks_early)
@@ -69,26 +82,23 @@ HELPER(forks_early)
     pid_t pid = fork();
     if (pid == 0)
         _exit(child());
-    int status = -1;
-    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK_INT(helper_wait(pid), 0);
     CHECK_OK(td_lock_acquire(&lock));
     CHECK_INT(td_condition_notify(&condition), 1);
     td_lock_release(&lock);
     CHECK_INT(td_barrier_wait_for(&barrier, LONG) >= 0, 1);
     pthread_join(first, NULL);
     pthread_join(second, NULL);
-    return status == 0 && !harness_failed() ? 0 : 1;
+    return judgement();
 }
 
 static int forks_and_fails(void *forked)
 {
     pid_t *pid = forked;
-    int status = -1;
     *pid = fork();
     if (*pid == 0)
         return 1;
-    CHECK(waitpid(*pid, &status, 0) == *pid);
-    return status;
+    return helper_wait(*pid);
 }
 
 HELPER(forks_in_an_action)
@@ -101,22 +111,20 @@ HELPER(forks_in_an_action)
     CHECK_INT(td_barrier_waiting(&barrier), 0);
     CHECK_INT(td_barrier_wait_for(&barrier, LONG), 0);
     if (pid == 0)
-        _exit(harness_failed() ? 1 : 0);
-    return harness_failed();
+        _exit(judgement());
+    return judgement();
 }
 
 /* Catches: a child that ends the action of a phase that is its parent's. */
 TEST(in_the_action_of_a_barrier)
 {
-    const helper_options options = { .init = "nothing" };
-    CHECK_INT(helper_run(&options, "forks_in_an_action", NULL), 0);
+    without_init("forks_in_an_action");
 }
 
 /* Catches: handlers of forks that are not there yet. */
 TEST(before_anything_else)
 {
-    const helper_options options = { .init = "nothing" };
-    CHECK_INT(helper_run(&options, "forks_early", NULL), 0);
+    without_init("forks_early");
 }
 
 static void *puts_and_gets(void *queue)
@@ -146,16 +154,14 @@ HELPER(inits_after_a_fork)
         td_shared_free(value);
         _exit(harness_failed() ? 1 : td_finish());
     }
-    int status = -1;
-    CHECK(waitpid(pid, &status, 0) == pid);
-    return status == 0 && !harness_failed() ? 0 : 1;
+    CHECK_INT(helper_wait(pid), 0);
+    return judgement();
 }
 
 /* Catches: a program that has forked before td_init, and whose children nobody watches. */
 TEST(init_in_the_child)
 {
-    const helper_options options = { .init = "nothing" };
-    CHECK_INT(helper_run(&options, "inits_after_a_fork", NULL), 0);
+    without_init("inits_after_a_fork");
 }
 
 HELPER(forks_with_a_queue)
@@ -171,20 +177,18 @@ HELPER(forks_with_a_queue)
     if (pid == 0) {
         CHECK_OK(td_queue_put_for(q, &item, td_s(5)));
         CHECK_OK(td_queue_get_for(q, &item, td_s(5)));
-        _exit(harness_failed() ? 1 : 0);
+        _exit(judgement());
     }
-    int status = -1;
-    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK_INT(helper_wait(pid), 0);
     CHECK_OK(td_queue_put(q, &item));
     pthread_join(thread, NULL);
     td_queue_free(q);
     td_connection_free(one);
     td_connection_free(other);
-    return status == 0 && !harness_failed() ? 0 : 1;
+    return judgement();
 }
 
 TEST(queues_before_anything_else)
 {
-    const helper_options options = { .init = "nothing" };
-    CHECK_INT(helper_run(&options, "forks_with_a_queue", NULL), 0);
+    without_init("forks_with_a_queue");
 }

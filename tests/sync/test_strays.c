@@ -93,9 +93,7 @@ static int forks_and_dies(td_call *call)
 TEST_METHODS(a_workers_child_dies_after_it)
 {
     td_lock *lock = shared_lock();
-    td_worker *w = WORKER(NEW(.target = forks_and_dies, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = forks_and_dies, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
     CHECK_INT(td_exitcode(w), -SIGKILL);
     if (how->method == TD_FORKSERVER) /* a forked worker's children end with its holder's tree as they like */
         CHECK_ERROR(td_lock_acquire_for(lock, td_ms(100)), TD_ETIMEOUT);
@@ -170,9 +168,7 @@ TEST(killed_before_they_are_known)
         one_is_lost();
     CHECK_INT(entries_of(first), 0);
     for (int i = 0; i < 30; i++) {
-        td_worker *w = WORKER(td_thread(.target = shares, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_thread(.target = shares, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
         CHECK_INT(td_outcome(w), TD_RETURNED);
         td_free(w);
         one_is_lost();

@@ -20,20 +20,9 @@
 static const mode mode_private __attribute__((unused)) = { "private", TD_THREAD, TD_METHOD_DEFAULT };
 static const mode mode_shared __attribute__((unused)) = { "shared", TD_THREAD, TD_METHOD_DEFAULT };
 
-#define TEST_PLACES(name)                                                     \
-    static void test_##name(const mode *how);                                 \
-    __attribute__((constructor)) static void test_register_##name(void)       \
-    {                                                                         \
-        static harness_case add[4] = {                                        \
-            { #name "_private", 0, test_##name, &mode_private, 50, 0 },       \
-            { #name "_shared", 0, test_##name, &mode_shared, 50, 0 },         \
-            { #name "_forkserver", 0, test_##name, &mode_forkserver, 50, 0 }, \
-            { #name "_fork", 0, test_##name, &mode_fork, 50, 0 },             \
-        };                                                                    \
-        for (int i = 0; i < 4; i++)                                           \
-            harness_add_case(&add[i]);                                        \
-    }                                                                         \
-    static void test_##name(const mode *how)
+#define TEST_PLACES(name)                                                                                       \
+    TEST_OVER(name, MODE_CASE(name, private, 50), MODE_CASE(name, shared, 50), MODE_CASE(name, forkserver, 50), \
+              MODE_CASE(name, fork, 50))
 
 #define TEST_KILLED(name) TEST_METHODS(name)
 

@@ -1,25 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What a caller can do wrong: each is an error with a sentence, and the program goes on. */
-#include "harness.h"
+#include "targets.h"
 #include <tandem/queue.h>
 
 #include <pthread.h>
-
-enum { STARTED, GO };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 /* Catches: options that are believed without a look. */
 TEST_MODES(options_that_are_refused)
@@ -180,9 +164,7 @@ TEST_MODES(success_keeps_the_pending_error)
     CHECK_NULL(NEW(.target = nothing, .name = ""), TD_EINVAL);
     char sentence[512];
     snprintf(sentence, sizeof sentence, "%s", td_last_message());
-    td_worker *w = WORKER(NEW(.target = nothing));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = nothing));
     td_describe(w);
     td_free(w);
     CHECK_INT(td_last_error(), TD_EINVAL);
@@ -206,9 +188,7 @@ static int returns_nowhere(td_call *call)
 /* Catches: a result that is read from nowhere. */
 TEST_MODES(result_of_nothing)
 {
-    td_worker *w = WORKER(NEW(.target = returns_nowhere));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = returns_nowhere));
     CHECK_INT(td_outcome(w), TD_FAILED);
     CHECK_INT(td_result_code(w), TD_EINVAL);
     td_free(w);
@@ -267,9 +247,7 @@ TEST_MODES(handles_that_are_no_workers)
     pthread_t thread;
     REQUIRE(pthread_create(&thread, 0, stranger, 0) == 0);
     pthread_join(thread, 0);
-    td_worker *w = WORKER(NEW(.target = looks_at_its_parent, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = looks_at_its_parent, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
     CHECK(td_is_alive(td_main()));
@@ -278,9 +256,7 @@ TEST_MODES(handles_that_are_no_workers)
 /* Catches: results asked for with nowhere to put them. */
 TEST_MODES(result_without_a_place)
 {
-    td_worker *w = WORKER(NEW(.target = nothing));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = nothing));
     CHECK(td_result_copy(w, 0, sizeof(int), TD_KIND_SIGNED) < 0);
     td_free(w);
 }

@@ -51,9 +51,7 @@ TEST_MODES(thread_before_init)
 {
     CHECK(count_threads() >= 2);
     for (int i = 0; i < 100; i++) {
-        td_worker *w = WORKER(NEW(.target = allocates));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = allocates));
         CHECK_STR(td_result_str(w), "done");
         td_free(w);
     }

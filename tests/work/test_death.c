@@ -3,7 +3,7 @@
  * Deaths: of the program, of its spawner, of both, of whatever else the library keeps. Nothing of a program may live a
  * second longer than it does; and what dies alone is reported and survived.
  */
-#include "harness.h"
+#include "targets.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,29 +16,10 @@
 
 extern char **environ;
 
-enum { STARTED, READY, GO, KILLED, ROUND };
+enum { READY = OWN_EVENTS, KILLED, ROUND };
 enum { N_SPAWNER, N_WORKER }; /* numbers on the page */
 
 #define GONE 1.0 /* seconds */
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
-
-static int tells_parent(td_call *call)
-{
-    return td_return(call, pid_t, getppid());
-}
 
 static int lives_hard(td_call *call)
 {
@@ -79,18 +60,6 @@ static int has_a_forked_child(td_call *call)
     event_add(STARTED);
     event_wait(GO);
     return 0;
-}
-
-static pid_t find_spawner(void)
-{
-    pid_t pid = 0;
-    td_worker *w = WORKER(td_process(.target = tells_parent));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
-    REQUIRE_OK(td_result(w, pid_t, &pid));
-    td_free(w);
-    REQUIRE(pid > 1 && pid != getpid());
-    return pid;
 }
 
 static void kill_spawner(void)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How a program ends: td_finish, exit, return from main; and that nothing is left of the library then. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -8,18 +8,7 @@
 #include <stdatomic.h>
 #include <sys/wait.h>
 
-enum { STARTED, GO, ENDING, ENDED, TERM_SEEN };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static const mode *mode_named(const char *name)
-{
-    return strcmp(name, "fork") == 0 ? &mode_fork : strcmp(name, "thread") == 0 ? &mode_thread : &mode_forkserver;
-}
+enum { ENDING = OWN_EVENTS, TERM_SEEN };
 
 /* --- workers that are joined ----------------------------------------------------------------------------------- */
 
@@ -431,9 +420,7 @@ TEST_METHODS(crashes_leave_nothing_behind)
 {
     struct counts before = count();
     for (int i = 0; i < 40; i++) {
-        td_worker *w = WORKER(NEW(.target = i % 2 ? crashes : fails));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = i % 2 ? crashes : fails));
         CHECK_INT(td_outcome(w), i % 2 ? TD_CRASHED : TD_FAILED);
         td_describe(w);
         td_free(w);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How a worker fails, crashes and exits; and who is told when nobody asks. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -9,12 +9,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-enum { STARTED, GO, MAIN_HANDLER, WORKER_HANDLER, HOOK };
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
+enum { MAIN_HANDLER = OWN_EVENTS, WORKER_HANDLER, HOOK, IN_HOOK };
 
 static int fails(td_call *call)
 {
@@ -23,9 +18,7 @@ static int fails(td_call *call)
 
 static td_worker *run(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args, .name = "resize"));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args, .name = "resize"));
     return w;
 }
 
@@ -268,14 +261,6 @@ TEST(full_killed_by_the_cpu_limit)
     CHECK_INT(td_outcome(w), TD_CRASHED);
     CHECK_INT(td_exitcode(w), -SIGXCPU);
     td_free(w);
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
 }
 
 /* Catches: a signal that came from elsewhere taken for one sent by td_terminate. */
@@ -567,6 +552,48 @@ TEST_MODES(hook_is_told_of_freed_workers)
     CHECK_INT(atomic_load(&told), 1);
     CHECK_STR(last_message, "late");
     CHECK_STR(last_name, "orphan");
+}
+
+static void slow_hook(const td_failure *failure)
+{
+    event_set(IN_HOOK);
+    pause_ms(100); /* for what must not go on, to do so */
+    hook(failure);
+}
+
+/* Catches: an end of the program that goes on while a thread that nobody holds is still telling. */
+TEST(finish_waits_for_the_hook)
+{
+    td_set_failure_hook(slow_hook);
+    td_worker *w = WORKER(td_thread(.target = fails_after_go));
+    REQUIRE_OK(td_start(w));
+    event_wait(STARTED);
+    td_free(w);
+    event_set(GO);
+    event_wait(IN_HOOK);
+    CHECK_OK(td_finish());
+    CHECK_INT(atomic_load(&told), 1);
+}
+
+static void hook_that_ends(const td_failure *failure)
+{
+    (void)failure;
+    CHECK_OK(td_finish());
+    atomic_fetch_add(&told, 1);
+    pthread_exit(NULL);
+}
+
+/* Catches: a hook that ends the program, or its thread, and is waited for ever after. */
+TEST(hook_that_finishes)
+{
+    td_set_failure_hook(hook_that_ends);
+    td_worker *w = WORKER(td_thread(.target = fails_after_go));
+    REQUIRE_OK(td_start(w));
+    event_wait(STARTED);
+    td_free(w);
+    event_set(GO);
+    WAIT_UNTIL(atomic_load(&told) == 1, 20);
+    CHECK_OK(td_finish());
 }
 
 /* Catches: the failure of a worker that the program still holds at its end. */

@@ -3,7 +3,7 @@
  * The program's own processes: its fork(), wait() and SIGCHLD, its terminal's signals, its role as process 1. The
  * library must neither disturb them nor be disturbed.
  */
-#include "harness.h"
+#include "targets.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -15,39 +15,15 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { STARTED, READY, GO, SIGNALLED, SENT, NESTED };
+enum { READY = OWN_EVENTS, SIGNALLED, SENT, NESTED };
 
 extern char **environ;
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 static int dies(td_call *call)
 {
     (void)call;
     raise(SIGKILL);
     return 0;
-}
-
-static int tells_parent(td_call *call)
-{
-    return td_return(call, pid_t, getppid());
 }
 
 static const mode *const modes[] = { &mode_thread, &mode_forkserver, &mode_fork };
@@ -161,17 +137,13 @@ TEST_METHODS(sigchld_ignored)
 {
     signal(SIGCHLD, SIG_IGN);
     for (int i = 0; i < 4; i++) {
-        td_worker *w = WORKER(NEW(.target = i % 2 ? returns_arg : dies, .args = TD_ARG(int, 9)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = i % 2 ? returns_arg : dies, .args = TD_ARG(int, 9)));
         CHECK_INT(td_exitcode(w), i % 2 ? 9 : -SIGKILL);
         td_free(w);
     }
     struct sigaction no_wait = { .sa_handler = on_child, .sa_flags = SA_NOCLDWAIT };
     sigaction(SIGCHLD, &no_wait, 0);
-    td_worker *w = WORKER(NEW(.target = dies));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = dies));
     CHECK_INT(td_exitcode(w), -SIGKILL);
     td_free(w);
     CHECK_OK(td_finish());
@@ -203,9 +175,7 @@ static int waits_itself(td_call *call)
 /* Catches: a worker in which the program's own processes cannot be waited for. */
 TEST_MODES(children_of_a_worker)
 {
-    td_worker *w = WORKER(NEW(.target = waits_itself));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = waits_itself));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
 }
@@ -423,6 +393,7 @@ TEST_MODES(fork_by_the_program)
             CHECK_INT(td_last_error(), TD_EINVAL);
             CHECK_ERROR(td_join(w), TD_EFORKED);
             CHECK_ERROR(td_join_for(w, td_ms(0)), TD_EFORKED);
+            CHECK_ERROR(td_join_all(&w, 1), TD_EFORKED);
             CHECK_ERROR(td_terminate(w), TD_EFORKED);
             CHECK_ERROR(td_interrupt(w), TD_EFORKED);
             CHECK_ERROR(td_kill(w), TD_EFORKED);
@@ -531,9 +502,7 @@ static int forks_itself(td_call *call)
 /* Catches: a fork inside a worker, whose child must not end the worker's life in the books. */
 TEST_MODES(fork_inside_a_worker)
 {
-    td_worker *w = WORKER(NEW(.target = forks_itself));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = forks_itself));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
 }

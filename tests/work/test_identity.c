@@ -3,7 +3,7 @@
  * Who a program is may change between two starts: its user, groups, root, namespaces, sandbox, even its file on disk.
  * A worker must be what the program is at the moment of the start, never what it was; or there is a clear error.
  */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -24,49 +24,14 @@
 #include <sys/times.h>
 #include <sys/utsname.h>
 
-enum { STARTED, GO, READY, REPLACED };
-
-static const mode *mode_named(const char *name)
-{
-    return strcmp(name, "fork") == 0 ? &mode_fork : &mode_forkserver;
-}
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
-
-static int tells_parent(td_call *call)
-{
-    return td_return(call, pid_t, getppid());
-}
+enum { READY = OWN_EVENTS, REPLACED };
 
 static td_worker *ended(const mode *how, td_target *target)
 {
-    td_worker *w = WORKER(NEW(.target = target));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target));
     if (!CHECK_INT(td_outcome(w), TD_RETURNED))
         harness_note("    %s", td_describe(w));
     return w;
-}
-
-static pid_t find_spawner(void)
-{
-    pid_t pid = 0;
-    td_worker *w = ended(&mode_forkserver, tells_parent);
-    REQUIRE_OK(td_result(w, pid_t, &pid));
-    td_free(w);
-    return pid;
 }
 
 /* A start and join that must not hang; success, or an error with a sentence. Returns whether it worked. */

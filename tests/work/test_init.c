@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* td_init and its options; each case's helper calls it in its own way (see INIT). */
-#include "harness.h"
+#include "targets.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 
-enum { PREPARED, STARTED, GO, READY };
+enum { PREPARED = OWN_EVENTS, READY };
 
 static int prepared_value;
 
@@ -117,12 +117,6 @@ INIT(null_options)
     codes[0] = td_init_with(0);
 }
 
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
 static int tells_prepared(td_call *call)
 {
     return td_return(call, int, prepared_value);
@@ -227,9 +221,7 @@ HELPER(uses_prepared)
     CHECK_INT(prepared_value, 0); /* not here */
     for (int i = 0; i < 6; i++) {
         int value = 0;
-        td_worker *w = WORKER(td_process(.target = tells_prepared));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_process(.target = tells_prepared));
         CHECK_OK(td_result(w, int, &value));
         CHECK_INT(value, 42);
         td_free(w);
@@ -356,9 +348,7 @@ HELPER(core_limit)
     REQUIRE(setrlimit(RLIMIT_CORE, &l) == 0);
     for (int i = 0; i < 2; i++) {
         bool dumps = false;
-        td_worker *w = WORKER(td_process(.target = tells_core_limit, .method = i ? TD_FORK : TD_FORKSERVER));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_process(.target = tells_core_limit, .method = i ? TD_FORK : TD_FORKSERVER));
         CHECK_OK(td_result(w, bool, &dumps));
         if (argv[1][0] == 'y')
             CHECK(dumps);

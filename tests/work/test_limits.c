@@ -3,33 +3,12 @@
  * What happens when the system has no more: memory, processes, descriptors. An error with a sentence, no hang; what
  * runs goes on; and when there is room again, the same worker can be started.
  */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-
-enum { STARTED, GO };
-
-static const mode *mode_named(const char *name)
-{
-    return strcmp(name, "fork") == 0 ? &mode_fork : strcmp(name, "thread") == 0 ? &mode_thread : &mode_forkserver;
-}
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 static int measures(td_call *call)
 {
@@ -298,9 +277,7 @@ HELPER(has_little_memory)
     CHECK_INT(td_outcome(running), TD_RETURNED);
     td_free(running);
     limit_soft(RLIMIT_AS, old);
-    w = WORKER(NEW(.target = measures, .args = TD_BYTES(block, BIG)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = measures, .args = TD_BYTES(block, BIG)));
     size_t size = 0;
     CHECK_OK(td_result(w, size_t, &size));
     CHECK_INT(size, BIG);
@@ -388,15 +365,11 @@ TEST_METHODS(worker_without_memory)
 {
     if (SANITIZED)
         SKIP("a sanitizer needs address space without limit");
-    td_worker *w = WORKER(NEW(.target = eats_memory));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = eats_memory));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     CHECK_INT(td_result_code(w), 0);
     td_free(w);
-    w = WORKER(NEW(.target = returns_too_much_for_memory));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = returns_too_much_for_memory));
     CHECK_INT(td_outcome(w), TD_FAILED);
     CHECK_INT(td_result_code(w), TD_ENOMEM);
     td_free(w);

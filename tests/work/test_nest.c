@@ -32,9 +32,7 @@ static int descends(td_call *call)
     }
     const mode *how = mode_of(plan.how[plan.levels - 1]);
     plan.levels--;
-    td_worker *w = WORKER(NEW(.target = descends, .args = TD_VAL(plan)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = descends, .args = TD_VAL(plan)));
     int result = 0;
     if (!CHECK_OK(td_result(w, int, &result)))
         harness_note("    %s", td_describe(w));
@@ -58,9 +56,7 @@ static void descend(struct plan plan)
     const mode *how = mode_of(plan.how[plan.levels - 1]);
     int want = plan.value + plan.levels - 1, result = 0;
     plan.levels--;
-    td_worker *w = WORKER(NEW(.target = descends, .args = TD_VAL(plan)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = descends, .args = TD_VAL(plan)));
     if (CHECK_OK(td_result(w, int, &result)))
         CHECK_INT(result, want);
     td_free(w);
@@ -181,9 +177,7 @@ static int fails_loudly(td_call *call)
 static int passes_on(td_call *call)
 {
     const mode *how = mode_of(td_arg(call, int));
-    td_worker *w = WORKER(NEW(.target = fails_loudly));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = fails_loudly));
     int code = td_fail(call, td_result_code(w), "%s", td_message(w));
     td_free(w);
     return code;
@@ -199,9 +193,7 @@ static int crashes(td_call *call)
 static int sees_a_crash(td_call *call)
 {
     const mode *how = mode_of(td_arg(call, int));
-    td_worker *w = WORKER(NEW(.target = crashes));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = crashes));
     CHECK_INT(td_outcome(w), TD_CRASHED);
     CHECK_INT(td_exitcode(w), -SIGKILL);
     td_free(w);
@@ -213,9 +205,7 @@ TEST_MODES(outcomes_reach_workers)
 {
     not_in_a_copy(how);
     for (int inner = 0; inner < 3; inner++) {
-        td_worker *w = WORKER(NEW(.target = passes_on, .args = TD_VAL(inner)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = passes_on, .args = TD_VAL(inner)));
         CHECK_INT(td_result_code(w), 77);
         CHECK_STR(td_message(w), "from the depth");
         td_free(w);

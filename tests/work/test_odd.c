@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Workers that do what programs do, though not every library expects it: exec, fork, close everything, change user. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -9,20 +9,12 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { STARTED, GO, READY };
+enum { READY = OWN_EVENTS };
 enum { N_PID };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
 
 static td_worker *ended(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args));
     return w;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a worker process finds: the functions it runs, its streams, directory, environment, limits and signals. */
-#include "harness.h"
+#include "targets.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -17,20 +17,10 @@
 
 extern char **environ;
 
-enum { STARTED, GO, ENDED };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
 /* Runs a worker and gives its result's bytes, which belong to the worker. */
 static td_worker *ended(const mode *how, td_target *target, td_value args)
 {
-    td_worker *w = WORKER(NEW(.target = target, .args = args));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = target, .args = args));
     if (!CHECK_INT(td_outcome(w), TD_RETURNED))
         harness_note("    %s", td_describe(w));
     return w;

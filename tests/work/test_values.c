@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Arguments and results: bytes copied by value, with a kind that both sides must agree on. */
-#include "harness.h"
+#include "targets.h"
 
 #include <float.h>
 #include <stdalign.h>
@@ -92,25 +92,19 @@ TEST_MODES(every_scalar)
 TEST_MODES(structs_and_unions)
 {
     struct mixed sent = { 'c', 1.5, { 1, -2, 3 }, { INT64_MIN } }, got;
-    td_worker *w = WORKER(NEW(.target = echo_struct, .args = TD_VAL(sent)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = echo_struct, .args = TD_VAL(sent)));
     REQUIRE_OK(td_result(w, struct mixed, &got));
     CHECK(got.c == 'c' && got.d == 1.5 && got.s[0] == 1 && got.s[1] == -2 && got.s[2] == 3);
     CHECK(got.inner.deep == INT64_MIN);
     td_free(w);
 
-    w = WORKER(NEW(.target = echo_struct, .args = TD_ARG(struct mixed, .d = 2.5, .s = { 4, 5, 6 })));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = echo_struct, .args = TD_ARG(struct mixed, .d = 2.5, .s = { 4, 5, 6 })));
     REQUIRE_OK(td_result(w, struct mixed, &got));
     CHECK(got.c == 0 && got.d == 2.5 && got.s[2] == 6 && got.inner.deep == 0);
     td_free(w);
 
     union either u;
-    w = WORKER(NEW(.target = echo_union, .args = TD_ARG(union either, .d = -7.25)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = echo_union, .args = TD_ARG(union either, .d = -7.25)));
     REQUIRE_OK(td_result(w, union either, &u));
     CHECK(u.d == -7.25);
     td_free(w);
@@ -145,9 +139,7 @@ static int returns_twice(td_call *call)
 /* Catches: the first result kept, or both leaked. */
 TEST_MODES(last_result_counts)
 {
-    td_worker *w = WORKER(NEW(.target = returns_twice));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = returns_twice));
     int result = 0;
     CHECK_OK(td_result(w, int, &result));
     CHECK_INT(result, 2);
@@ -155,11 +147,6 @@ TEST_MODES(last_result_counts)
 }
 
 /* --- codes ------------------------------------------------------------------------------------------------- */
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
 
 /* Catches: codes cut to eight bits, as exit statuses are; and exit codes that say 0 for a failure. */
 TEST_MODES(result_code_is_the_full_int)
@@ -170,9 +157,7 @@ TEST_MODES(result_code_is_the_full_int)
                   { 511, 255 },   { -1, 255 },      { -128, 128 },     { INT32_MAX, 255 }, { INT32_MIN + 1, 1 },
                   { 0x10000, 1 }, { 12345678, 78 }, { -12345678, 178 } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        td_worker *w = WORKER(NEW(.target = returns_arg, .args = TD_ARG(int, cases[i].code)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = returns_arg, .args = TD_ARG(int, cases[i].code)));
         CHECK_INT(td_result_code(w), cases[i].code);
         CHECK_INT(td_exitcode(w), cases[i].exitcode);
         CHECK_INT(td_outcome(w), cases[i].code ? TD_FAILED : TD_RETURNED);
@@ -205,9 +190,7 @@ TEST_MODES(strings)
         for (size_t k = 0; k < lengths[i]; k++)
             text[k] = (char)('a' + k % 23);
         text[lengths[i]] = 0;
-        td_worker *w = WORKER(NEW(.target = echo_str, .args = TD_STR(text)));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(NEW(.target = echo_str, .args = TD_STR(text)));
         CHECK_INT(td_outcome(w), TD_RETURNED);
         CHECK_STR(td_result_str(w), text);
         size_t size = 0;
@@ -232,9 +215,7 @@ static void there_and_back(const mode *how, size_t size)
     unsigned char *block = malloc(size ? size : 1);
     REQUIRE(block != 0);
     fill(block, size, (unsigned)size);
-    td_worker *w = WORKER(NEW(.target = echo_bytes, .args = TD_BYTES(block, size)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = echo_bytes, .args = TD_BYTES(block, size)));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     size_t got = 1;
     const unsigned char *result = td_result_bytes(w, &got);
@@ -321,9 +302,7 @@ TEST_MODES_LIMIT(full_the_largest_argument, 300)
     REQUIRE(block != MAP_FAILED);
     block[0] = 1;
     block[TD_VALUE_MAX - 1] = 2;
-    td_worker *w = WORKER(NEW(.target = measures, .args = TD_BYTES(block, TD_VALUE_MAX)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = measures, .args = TD_BYTES(block, TD_VALUE_MAX)));
     size_t size = 0;
     CHECK_OK(td_result(w, size_t, &size));
     CHECK_INT(size, TD_VALUE_MAX);
@@ -367,9 +346,7 @@ static int returns_too_much(td_call *call)
 /* Catches: a result beyond the limit that kills the worker or the parent. */
 TEST_METHODS(result_too_big)
 {
-    td_worker *w = WORKER(NEW(.target = returns_too_much));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = returns_too_much));
     CHECK_INT(td_outcome(w), TD_FAILED);
     CHECK_INT(td_result_code(w), TD_ETOOBIG);
     size_t size = 1;
@@ -400,9 +377,7 @@ static int has_no_bytes(td_call *call)
 TEST_MODES(no_argument_and_no_result)
 {
     for (int i = 0; i < 2; i++) {
-        td_worker *w = WORKER(i ? NEW(.target = has_none, .args = TD_STR(0)) : NEW(.target = has_none));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(i ? NEW(.target = has_none, .args = TD_STR(0)) : NEW(.target = has_none));
         CHECK_INT(td_outcome(w), TD_RETURNED);
         size_t size = 1;
         int number;
@@ -412,9 +387,7 @@ TEST_MODES(no_argument_and_no_result)
         CHECK_ERROR(td_result(w, int, &number), TD_ESTATE);
         td_free(w);
     }
-    td_worker *w = WORKER(NEW(.target = has_no_bytes, .args = TD_BYTES("", 0)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = has_no_bytes, .args = TD_BYTES("", 0)));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     size_t size = 1;
     td_result_bytes(w, &size);
@@ -517,16 +490,12 @@ TEST_MODES(mismatched_arguments)
 /* Catches: a sentence that does not say what was given and what was wanted. */
 TEST_MODES(mismatch_names_both)
 {
-    td_worker *w = WORKER(NEW(.target = wants_long, .args = TD_ARG(int, 1), .name = "narrow"));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = wants_long, .args = TD_ARG(int, 1), .name = "narrow"));
     CHECK_HAS(td_message(w), "4");
     CHECK_HAS(td_message(w), "8");
     CHECK_HAS(td_describe(w), "narrow");
     td_free(w);
-    w = WORKER(NEW(.target = wants_float, .args = TD_ARG(int, 1)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    w = JOINED(NEW(.target = wants_float, .args = TD_ARG(int, 1)));
     CHECK_HAS(td_message(w), "float");
     td_free(w);
 }
@@ -534,9 +503,7 @@ TEST_MODES(mismatch_names_both)
 /* Catches: a result read as what it is not. */
 TEST_MODES(mismatched_results)
 {
-    td_worker *w = WORKER(NEW(.target = echo_int, .args = TD_ARG(int, 1)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = echo_int, .args = TD_ARG(int, 1)));
     long l = 77;
     unsigned u = 77;
     float f = 77;
@@ -595,9 +562,7 @@ static int writes_result_of_strings(td_call *call)
 /* Catches: a result that points into the target's stack. */
 TEST_MODES(result_is_copied)
 {
-    td_worker *w = WORKER(NEW(.target = writes_result_of_strings));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = writes_result_of_strings));
     const char *text = td_result_str(w);
     REQUIRE(text != 0);
     CHECK_INT(strlen(text), 299);
@@ -613,9 +578,7 @@ static int returns_null_string(td_call *call)
 /* Catches: a crash of a target that returns no string. */
 TEST_MODES(null_string_as_result)
 {
-    td_worker *w = WORKER(NEW(.target = returns_null_string));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = returns_null_string));
     CHECK(td_outcome(w) == TD_RETURNED || td_outcome(w) == TD_FAILED);
     CHECK(td_result_str(w) == 0);
     td_free(w);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Waiting for any of several things, and descriptors of queues and events. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -9,16 +9,6 @@
 #include <sys/resource.h>
 #include <tandem.h>
 #include "os/fault.h"
-
-enum { STARTED = 1, GO = 2 };
-
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    return 0;
-}
 
 static td_worker *waiting_worker(const mode *how)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A worker's life, the same for threads and processes: create, start, join, ask, stop, close, free. */
-#include "harness.h"
+#include "targets.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -8,28 +8,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
-enum { STARTED, GO, ENDED, OTHER };
-
-static int nothing(td_call *call)
-{
-    (void)call;
-    return 0;
-}
-
-static int returns_arg(td_call *call)
-{
-    return td_arg(call, int);
-}
-
-/* Runs until the test says GO. */
-static int until_go(td_call *call)
-{
-    (void)call;
-    event_add(STARTED);
-    event_wait(GO);
-    event_add(ENDED);
-    return 0;
-}
+enum { OTHER = OWN_EVENTS };
 
 /* Runs until it is asked to stop. */
 static int until_cancelled(td_call *call)
@@ -226,13 +205,177 @@ static int joins_itself(td_call *call)
 /* Catches: waiting for oneself. */
 TEST_MODES(join_itself)
 {
-    td_worker *w = WORKER(NEW(.target = joins_itself));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = joins_itself));
     CHECK_INT(td_result_code(w), 0);
     td_free(w);
     CHECK_ERROR(td_join(td_main()), TD_EDEADLOCK);
     CHECK_ERROR(td_join(td_current()), TD_EDEADLOCK);
+}
+
+/* --- several at once --------------------------------------------------------------------------------------- */
+
+enum { SEVERAL = 4 };
+
+static void start_several(const mode *how, td_target *target, td_worker *w[SEVERAL])
+{
+    for (int i = 0; i < SEVERAL; i++) {
+        w[i] = WORKER(NEW(.target = target, .args = TD_VAL(i)));
+        REQUIRE_OK(td_start(w[i]));
+    }
+}
+
+static void free_several(td_worker *w[SEVERAL])
+{
+    for (int i = 0; i < SEVERAL; i++)
+        td_free(w[i]);
+}
+
+/* The first one first, each a little after the one before, the last one never before GO. */
+static int end_in_order(td_call *call)
+{
+    int me = td_arg(call, int);
+    event_wait_count(ENDED, (uint32_t)me);
+    if (me == SEVERAL - 1)
+        event_wait(GO);
+    pause_ms(20); /* for a join that does not wait; one that does gains nothing from it, and loses nothing */
+    event_add(ENDED);
+    return me == 1 ? td_fail(call, 7, "as it must") : 0;
+}
+
+static void check_in_order(td_worker *w[SEVERAL])
+{
+    for (int i = 0; i < SEVERAL; i++) {
+        CHECK_INT(td_outcome(w[i]), i == 1 ? TD_FAILED : TD_RETURNED);
+        CHECK_INT(td_result_code(w[i]), i == 1 ? 7 : 0);
+    }
+}
+
+/* Catches: one that waits for some of them only, or gives up at one that has failed. */
+TEST_MODES(join_all)
+{
+    td_worker *w[SEVERAL];
+    start_several(how, end_in_order, w);
+    event_set(GO);
+    CHECK_OK(td_join_all(w, SEVERAL));
+    check_in_order(w);
+    CHECK_OK(td_join_all(w, SEVERAL)); /* again */
+    CHECK_OK(td_join_all_for(w, SEVERAL, td_ms(0)));
+    free_several(w);
+}
+
+/* Catches: a limit that counts for the first only, or anew for each; one that has ended in time and is waited for. */
+TEST_MODES(join_all_with_a_limit)
+{
+    td_worker *w[SEVERAL];
+    start_several(how, end_in_order, w);
+    CHECK_ERROR(td_join_all_for(w, SEVERAL, td_ms(0)), TD_ETIMEOUT);
+    CHECK_OK(td_join_all_for(w, SEVERAL - 1, td_s(40)));
+    CHECK_ERROR(td_join_all_for(w, SEVERAL, td_ms(30)), TD_ETIMEOUT);
+    CHECK_HAS(td_last_message(), td_name(w[SEVERAL - 1]));
+    CHECK_INT(td_outcome(w[SEVERAL - 1]), TD_RUNNING);
+    CHECK_ERROR(td_join_all_for(w, SEVERAL, td_ms(-7)), TD_ETIMEOUT);
+    event_set(GO);
+    CHECK_OK(td_join_all_for(w, SEVERAL, td_s(40)));
+    check_in_order(w);
+    free_several(w);
+}
+
+/* Catches: an error that is found only after those before it have been waited for, who here wait for the caller. */
+TEST_MODES(join_all_that_cannot_be_joined)
+{
+    td_worker *idle = WORKER(NEW(.target = nothing)), *running = started(how, until_go);
+    td_worker *with_idle[] = { running, idle }, *with_none[] = { running, NULL }, *with_main[] = { running, td_main() };
+    CHECK_OK(td_join_all(NULL, 0));
+    CHECK_OK(td_join_all_for(with_idle, 0, td_ms(0)));
+    CHECK_ERROR(td_join_all(NULL, 2), TD_EINVAL);
+    CHECK_ERROR(td_join_all_for(NULL, 2, td_s(40)), TD_EINVAL);
+    CHECK_ERROR(td_join_all(with_idle, 2), TD_ESTATE);
+    CHECK_HAS(td_last_message(), td_name(idle));
+    CHECK_ERROR(td_join_all_for(with_idle, 2, td_s(40)), TD_ESTATE);
+    CHECK_ERROR(td_join_all(with_main, 2), TD_EDEADLOCK);
+    td_thread(.target = NULL); /* why there is a NULL */
+    CHECK_ERROR(td_join_all(with_none, 2), TD_EINVAL);
+    CHECK_HAS(td_last_message(), "target");
+    CHECK_INT(td_outcome(running), TD_RUNNING);
+    event_set(GO);
+    CHECK_OK(td_join_all(with_none, 1));
+    td_free(running);
+    td_free(idle);
+}
+
+static int joins_all_and_itself(td_call *call)
+{
+    td_worker *child = WORKER(td_process(.target = until_go)), *both[] = { child, td_current() };
+    (void)call;
+    REQUIRE_OK(td_start(child));
+    CHECK_ERROR(td_join_all(both, 2), TD_EDEADLOCK);
+    CHECK_ERROR(td_join_all_for(both, 2, td_s(40)), TD_EDEADLOCK);
+    event_set(GO);
+    CHECK_OK(td_join_all(both, 1));
+    td_free(child);
+    return 0;
+}
+
+/* Catches: waiting for oneself, behind another. */
+TEST_MODES(join_all_and_itself)
+{
+    if (WITH_TSAN && how->method == TD_FORK)
+        SKIP("libtsan dies when a copy of a program with threads makes one");
+    td_worker *w = JOINED(NEW(.target = joins_all_and_itself));
+    CHECK_INT(td_outcome(w), TD_RETURNED);
+    td_free(w);
+}
+
+/* Catches: one that is killed and is taken for an error, or for one that runs on. */
+TEST_METHODS(join_all_when_one_is_killed)
+{
+    td_worker *w[SEVERAL];
+    start_several(how, end_in_order, w);
+    kill(td_pid(w[SEVERAL - 1]), SIGKILL);
+    CHECK_OK(td_join_all(w, SEVERAL));
+    CHECK_INT(td_outcome(w[SEVERAL - 1]), TD_CRASHED);
+    CHECK_INT(td_exitcode(w[SEVERAL - 1]), -SIGKILL);
+    for (int i = 0; i < SEVERAL - 1; i++)
+        CHECK_INT(td_outcome(w[i]), i == 1 ? TD_FAILED : TD_RETURNED);
+    free_several(w);
+}
+
+/* Catches: a second wait for the same worker that finds nothing to wait for; kinds that do not mix. */
+TEST_MODES(join_all_twice_the_same)
+{
+    td_worker *w = started(how, until_go), *thread = WORKER(td_thread(.target = go_after_a_while));
+    td_worker *all[] = { w, thread, w, w, thread };
+    REQUIRE_OK(td_start(thread));
+    CHECK_OK(td_join_all(all, 5));
+    CHECK_INT(td_outcome(w), TD_RETURNED);
+    CHECK_INT(td_outcome(thread), TD_RETURNED);
+    td_free(w);
+    td_free(thread);
+}
+
+static void *join_them_all(void *workers)
+{
+    return td_join_all(workers, SEVERAL) == 0 ? workers : NULL;
+}
+
+/* Catches: joiners of the same workers who take each other's wake-ups. */
+TEST_MODES(many_joiners_of_all)
+{
+    td_worker *w[SEVERAL], *backwards[SEVERAL];
+    pthread_t thread[6];
+    start_several(how, end_in_order, w);
+    for (int i = 0; i < SEVERAL; i++)
+        backwards[i] = w[SEVERAL - 1 - i];
+    for (int i = 0; i < 6; i++)
+        REQUIRE(pthread_create(&thread[i], 0, join_them_all, i % 2 ? w : backwards) == 0);
+    event_set(GO);
+    for (int i = 0; i < 6; i++) {
+        void *result;
+        pthread_join(thread[i], &result);
+        CHECK(result != NULL);
+    }
+    check_in_order(w);
+    free_several(w);
 }
 
 static void on_alarm(int signal)
@@ -527,9 +670,7 @@ TEST_MODES(sentinel)
 /* Catches: a sentinel that is asked for only after the end and never becomes readable. */
 TEST_MODES(sentinel_asked_for_late)
 {
-    td_worker *w = WORKER(NEW(.target = nothing));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = nothing));
     int before = count_fds(), fd = td_sentinel(w);
     REQUIRE(fd > 2);
     CHECK(readable(fd, 30000));
@@ -642,9 +783,7 @@ TEST_MODES(cancelled_flag_is_fresh)
     REQUIRE_OK(td_join(w));
     td_free(w);
     for (int i = 0; i < 10; i++) {
-        w = WORKER(NEW(.target = is_not_cancelled));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        w = JOINED(NEW(.target = is_not_cancelled));
         CHECK_INT(td_result_code(w), 0);
         td_free(w);
     }
@@ -679,9 +818,7 @@ TEST_MODES(stop_before_start)
  * late stop changes. */
 TEST_METHODS(stop_after_the_end)
 {
-    td_worker *w = WORKER(NEW(.target = returns_arg, .args = TD_ARG(int, 5)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = returns_arg, .args = TD_ARG(int, 5)));
     for (int way = 0; way < 3; way++)
         CHECK_OK(stop_by(w, way));
     CHECK_INT(td_outcome(w), TD_FAILED);
@@ -833,9 +970,7 @@ TEST_MODES(current_main_and_parent)
     CHECK(td_current() != 0);
     CHECK(td_parent() == 0);
     CHECK(td_is_alive(td_main()));
-    td_worker *w = WORKER(NEW(.target = knows_itself, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
-    REQUIRE_OK(td_start(w));
-    REQUIRE_OK(td_join(w));
+    td_worker *w = JOINED(NEW(.target = knows_itself, .args = TD_ARG(bool, how->kind == TD_PROCESS)));
     CHECK_INT(td_outcome(w), TD_RETURNED);
     td_free(w);
 }
@@ -961,9 +1096,7 @@ TEST(stack_size)
 {
     const size_t sizes[] = { 32 << 10, 100001, 1 << 20, 64 << 20 };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        td_worker *w = WORKER(td_thread(.target = uses_stack, .args = TD_VAL(sizes[i]), .stack_size = sizes[i]));
-        REQUIRE_OK(td_start(w));
-        REQUIRE_OK(td_join(w));
+        td_worker *w = JOINED(td_thread(.target = uses_stack, .args = TD_VAL(sizes[i]), .stack_size = sizes[i]));
         CHECK_INT(td_outcome(w), TD_RETURNED);
         td_free(w);
     }

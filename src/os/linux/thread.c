@@ -101,6 +101,11 @@ unsigned td__cpu_count(void)
     return cpus > 0 ? cpus : 1; /* 0: a constructor before this one asks */
 }
 
+void td__cpu_count_set(unsigned count)
+{
+    cpus = count;
+}
+
 static int barrier(int command)
 {
     if (td__fault(EPERM))
