@@ -31,8 +31,8 @@ void td_cancel_fire(td_cancel *cancel)
 {
     if (!cancel)
         return;
-    /* Among processes: a record, if only to be repaired after. Whoever repairs pokes everybody, so that those whom a death
-     * in between keeps us from poking look, too. Without memory for one it is fired all the same. */
+    /* Among processes: a record, if only to be repaired after. Whoever repairs pokes everybody, so that those whom a
+     * death in between keeps us from poking look, too. Without memory for one it is fired all the same. */
     if (td__is_shared(cancel))
         td__party_self();
     /* Sequentially consistent, with cancel_begins(): either the waiter sees it fired, or we see whom to poke. */
