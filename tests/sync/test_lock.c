@@ -3,18 +3,13 @@
  * Lock and RLock: one suite over private and shared memory, threads and processes, and pthread's mutex where it means
  * the same; and every death that there is, at every step. All waits are bounded: a wake-up that is lost fails the case.
  */
-#include "harness.h"
+#include "refuse.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <tandem.h>
 #include "sync/latch.h"
@@ -523,20 +518,6 @@ TEST(as_many_as_can_be_held)
 
 /* --- cancellation ------------------------------------------------------------------------------------------ */
 
-/* From now on the kernel refuses this system call to the calling thread, and to what it starts. */
-static void refuse(int call, int error)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = { TD__COUNT(filter), filter };
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        _exit(EXIT_WORKER);
-}
-
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
 #endif
@@ -603,12 +584,6 @@ TEST_MODES(cancellation)
 }
 
 /* --- without barriers -------------------------------------------------------------------------------------- */
-
-static void refuse_barriers(void *unused)
-{
-    (void)unused;
-    refuse(SYS_membarrier, EPERM);
-}
 
 HELPER(fights_without_barriers)
 {
