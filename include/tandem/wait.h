@@ -63,7 +63,8 @@ typedef struct td_waitable {
  * worker that was never started; a connection that is closed, or can only send), TD_EUNSUPPORTED (a worker that this
  * process has not started), TD_EFORKED, TD_ETOOBIG (more than 1000 things; or see below), TD_ECANCELLED, TD_ENOMEM,
  * TD_EDESCRIPTOR, TD_EPROCESS (no thread). Blocks; resumes after signals. From any thread. Takes nothing and changes
- * nothing. None of the things may be freed, and no connection closed, before it has returned.
+ * nothing. None of the things may be freed, and no connection closed, before it has returned: debug builds (TD_DEBUG)
+ * abort if an event or a queue is, or if it still has a descriptor, as far as they see it in their own process.
  *
  * If all are workers, queues and events, and at most 127, it sleeps on these themselves. With connections or
  * descriptors among them, or with more, it is poll: workers have a descriptor each, and queues and events are watched

@@ -13,6 +13,7 @@
  * meanwhile wakes it, and the things must not be freed before their descriptors are closed.
  */
 #include "sync/lock.h"
+#include "sync/use.h"
 #include "work/waiting.h"
 
 #include <errno.h>
@@ -40,6 +41,7 @@ typedef struct station {
 static td__lock lock;
 static station *stations[STATIONS_MAX]; /* under lock; never freed, and those from `count` on are NULL */
 static size_t count;                    /* under lock */
+static bool watched;                    /* under lock: debug builds know of them */
 
 static void wake(station *s)
 {
@@ -185,6 +187,35 @@ static void arm_anew(entry *e)
     e->armed = true;
 }
 
+/* --- what is watched, for debug builds ---------------------------------------------------------------------- */
+
+static bool uses(const td__watch *watch, const volatile void *at, size_t size)
+{
+    bool found = false;
+    (void)watch;
+    td__lock_acquire(&lock);
+    for (size_t i = 0; i < count && !found; i++)
+        for (size_t j = 0; j < stations[i]->used && !found; j++) {
+            const entry *e = &stations[i]->entries[j];
+            found = e->fd >= 0 && td__thing_is_in(&e->thing, at, size);
+        }
+    td__lock_release(&lock);
+    return found;
+}
+
+static void begin_watch(void)
+{
+    static td__watch watch = { .uses = uses };
+    td__lock_acquire(&lock);
+    bool first = !watched;
+    watched = true;
+    td__lock_release(&lock);
+    if (first)
+        td__watch_begins(&watch);
+}
+
+/* --- descriptors --------------------------------------------------------------------------------------------- */
+
 int td__bridge_open(const char *call, const td_waitable *things, const td__since *since, size_t of)
 {
     int fd = td__event_fd(0), code = 0;
@@ -192,6 +223,7 @@ int td__bridge_open(const char *call, const td_waitable *things, const td__since
         return td__fail(errno == EMFILE || errno == ENFILE ? TD_EDESCRIPTOR : TD_ESYSTEM,
                         "%s: cannot make an event descriptor: %s", call, strerror(errno));
     size_t at = 0;
+    begin_watch();
     td__lock_acquire(&lock);
     for (size_t i = 0; i < of && code == 0; i++)
         if (td__is_bridged(&things[i]))
@@ -275,6 +307,8 @@ void td__bridge_stop(void)
 void td__bridge_forget(void)
 {
     lock = (td__lock){ 0 };
+    td__watches_forget();
+    watched = false;
     for (size_t i = 0; i < count; i++) {
         station *s = stations[i];
         for (size_t j = 0; j < s->used; j++) {

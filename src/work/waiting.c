@@ -12,7 +12,7 @@
 #include "queue/connection.h"
 #include "queue/queue.h"
 #include "sync/event.h"
-#include "sync/latch.h"
+#include "sync/use.h"
 #include "sync/wait.h"
 #include "work/worker.h"
 
@@ -40,6 +40,11 @@ int td__thing_check(const td_waitable *thing, const char *call)
 bool td__is_bridged(const td_waitable *thing)
 {
     return thing->kind == TD_WAITS_QUEUE || thing->kind == TD_WAITS_EVENT;
+}
+
+bool td__thing_is_in(const td_waitable *thing, const volatile void *at, size_t size)
+{
+    return td__is_bridged(thing) && (uintptr_t)thing->object - (uintptr_t)at < size;
 }
 
 static bool prepare_event(td_event *event, td__since *since, td__futex_item *item)
@@ -71,6 +76,7 @@ void td__thing_done(const td_waitable *thing)
 }
 
 typedef struct wait {
+    td__watch watch; /* in debug builds */
     td_waitable *things;
     size_t count;
     td__since *since; /* of each */
@@ -280,6 +286,15 @@ static __attribute__((noinline)) int wait_on_descriptors(const wait *w)
 
 /* ----------------------------------------------------------------------------------------------------------- */
 
+static bool uses(const td__watch *watch, const volatile void *at, size_t size)
+{
+    const wait *w = (const wait *)(const void *)watch; /* its first member */
+    bool found = (uintptr_t)w->cancel - (uintptr_t)at < size;
+    for (size_t i = 0; i < w->count && !found; i++)
+        found = td__thing_is_in(&w->things[i], at, size);
+    return found;
+}
+
 int td_wait_any(td_waitable *things, size_t count, td_time limit, td_cancel *cancel)
 {
     size_t words = 0, descriptors = 0;
@@ -297,8 +312,11 @@ int td_wait_any(td_waitable *things, size_t count, td_time limit, td_cancel *can
     }
     td__since since[THINGS_MAX];
     memset(since, 0, count * sizeof *since);
-    wait w = { things, count, since, td__deadline(limit), cancel };
-    return descriptors > 0 || words > WORDS_MAX ? wait_on_descriptors(&w) : wait_on_words(&w);
+    wait w = { { .uses = uses }, things, count, since, td__deadline(limit), cancel };
+    td__watch_begins(&w.watch);
+    int r = descriptors > 0 || words > WORDS_MAX ? wait_on_descriptors(&w) : wait_on_words(&w);
+    td__watch_ends(&w.watch);
+    return r;
 }
 
 static int of_connection(td_connection *c)

@@ -34,6 +34,7 @@ int td__thing_check(const td_waitable *thing, const char *call);
  * same moments.
  */
 bool td__is_bridged(const td_waitable *thing);
+bool td__thing_is_in(const td_waitable *thing, const volatile void *at, size_t size); /* for sync/use.h */
 int td__bridge_open(const char *call, const td_waitable *things, const td__since *since, size_t count);
 void td__bridge_again(int descriptor);
 void td__bridge_close(int descriptor);
