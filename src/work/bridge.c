@@ -240,6 +240,7 @@ void td__bridge_again(int fd)
 {
     td__lock_acquire(&lock);
     td__event_fd_clear(fd); /* before they are armed: what is signalled from then on stays */
+    td__step_point();
     for_all_of(fd, arm);
     td__lock_release(&lock);
 }

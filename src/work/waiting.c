@@ -57,6 +57,7 @@ static bool prepare_event(td_event *event, td__since *since, td__futex_item *ite
 
 bool td__thing_prepare(const td_waitable *thing, td__since *since, td__futex_item *item, bool *unsure)
 {
+    td__step_point();
     switch (thing->kind) {
     case TD_WAITS_WORKER:
         return td__worker_prepare(thing->object, item);
@@ -113,8 +114,10 @@ static void done(const wait *w)
 static int sleep_on_words(const wait *w, td__party *me, const td__futex_item *items, size_t words, bool unsure)
 {
     int64_t slice = unsure ? td__now() + TD__UNSURE_NS : 0;
+    td__step_point();
     bool last = slice == 0 || (w->deadline && w->deadline <= slice);
     int r = td__words_wait(me, items, words, last ? w->deadline : slice, w->cancel);
+    td__step_point();
     return r == TD_ETIMEOUT && !last ? 0 : r;
 }
 
@@ -225,8 +228,10 @@ static int poll_failed(size_t count)
 /* Sleeps, if it is not to look only, and looks: how many are ready, or a code. */
 static int poll_once(const wait *w, polled *p, int64_t until)
 {
+    td__step_point();
     if (td__poll(p->fds, p->readable, p->count, until) < 0)
         return poll_failed(p->count);
+    td__step_point();
     int ready = sort_out(w, p);
     if (ready == 0 && p->bridge >= 0 && p->readable[p->count - 1])
         td__bridge_again(p->bridge); /* another one was faster */
@@ -251,6 +256,7 @@ static int open_bridge(const wait *w, polled *p)
     p->bridge = td__bridge_open("td_wait_any", w->things, w->since, w->count);
     if (p->bridge < 0)
         return p->bridge;
+    td__step_point();
     p->fds[p->count++] = p->bridge;
     return 0;
 }

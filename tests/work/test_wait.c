@@ -16,6 +16,7 @@
 #include <tandem.h>
 #include "os/fault.h"
 #include "queue/queue.h"
+#include "sync/wait.h"
 
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
@@ -632,4 +633,101 @@ TEST_MODES_LIMIT(watchers_take_no_wake_ups_away, 100)
     harness_note("%d seen", seen);
     td_free(getter);
     free_shared(s);
+}
+
+/* --- deaths -------------------------------------------------------------------------------------------------- */
+
+typedef struct doomed {
+    shared *at;
+    long step;
+    bool by_poll;
+} doomed;
+
+static int watches_and_dies(td_call *call)
+{
+    doomed d = td_arg(call, doomed);
+    td_connection *a, *b;
+    REQUIRE_OK(td_pipe_duplex(&a, &b));
+    td_waitable things[] = { TD_WAIT_QUEUE(d.at->queue), TD_WAIT_EVENT(&d.at->event), TD_WAIT_CONNECTION(a) };
+    REQUIRE(td__party_self() != NULL);
+    td__kill_at_step(d.step);
+    int r = td_wait_any(things, d.by_poll ? 3 : 2, td_s(40), NULL);
+    td__kill_at_step(0);
+    td_connection_free(a);
+    td_connection_free(b);
+    return r == 1 ? 0 : 1;
+}
+
+static int gets_one(td_call *call)
+{
+    shared *s = (shared *)td_arg(call, uintptr_t);
+    int item;
+    return td_queue_get_for(s->queue, &item, td_s(40));
+}
+
+static bool is_asleep_or_dead(pid_t pid, const td_queue *q)
+{
+    char state[32];
+    return !process_alive(pid) ||
+           (td__load_seq_cst(&q->items) & TD__QUEUE_WATCHER && *status_of(pid, "State", state, sizeof state) == 'S');
+}
+
+static void joined_with_nothing(td_worker *w)
+{
+    REQUIRE_OK(td_join_for(w, td_s(30)));
+    CHECK_INT(td_outcome(w), TD_RETURNED);
+    CHECK_INT(td_result_code(w), 0);
+    td_free(w);
+}
+
+/* Two sleep for items beside the watcher, who is killed at that step; 0: in its sleep. true: it was. */
+static bool kill_watcher_at(const mode *how, shared *s, long step, bool by_poll)
+{
+    enum { GETTERS = 2 };
+    td_worker *getter[GETTERS];
+    doomed d = { s, step, by_poll };
+    int item = 1;
+    for (uint32_t i = 0; i < GETTERS; i++) {
+        getter[i] = start_with(i ? how : &mode_thread, gets_one, s);
+        WAIT_UNTIL(td__word_waiters(&s->queue->items) == i + 1, 30);
+    }
+    td_worker *w = WORKER(NEW(.target = watches_and_dies, .args = TD_VAL(d)));
+    REQUIRE_OK(td_start(w));
+    WAIT_UNTIL(is_asleep_or_dead(td_pid(w), s->queue), 30);
+    if (step == 0) {
+        kill(td_pid(w), SIGKILL);
+        REQUIRE_OK(td_join_for(w, td_s(30)));
+    }
+    for (int i = 0; i < GETTERS; i++)
+        REQUIRE_OK(td_queue_put(s->queue, &item));
+    for (int i = 0; i < GETTERS; i++)
+        joined_with_nothing(getter[i]);
+    REQUIRE_OK(td_queue_put(s->queue, &item)); /* which stays until the watcher has seen it */
+    REQUIRE_OK(td_join_for(w, td_s(30)));
+    bool killed = td_outcome(w) == TD_CRASHED;
+    CHECK(killed || (td_outcome(w) == TD_RETURNED && td_result_code(w) == 0));
+    td_free(w);
+    CHECK_OK(td_queue_try_get(s->queue, &item));
+    td_event_set(&s->event);
+    CHECK_OK(td_event_wait(&s->event));
+    td_event_clear(&s->event);
+    return killed;
+}
+
+/* Catches: a wake-up that is lost with a watcher, wherever in td_wait_any it is killed. */
+TEST_METHODS_LIMIT(watcher_killed_at_every_step, 150)
+{
+    for (int by_poll = 0; by_poll < 2; by_poll++) {
+        shared *s = new_shared();
+        long step = 0, killed = kill_watcher_at(how, s, 0, by_poll);
+        /* How many there are varies with how often it is woken. */
+        for (int survived = 0; survived < 3 && !harness_failed(); survived++)
+            while (!harness_failed() && kill_watcher_at(how, s, ++step, by_poll)) {
+                killed++;
+                survived = 0;
+            }
+        CHECK(killed > 3);
+        harness_note("%ld killed of %ld", killed, step);
+        free_shared(s);
+    }
 }
