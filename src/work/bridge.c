@@ -216,24 +216,31 @@ static void begin_watch(void)
 
 /* --- descriptors --------------------------------------------------------------------------------------------- */
 
-int td__bridge_open(const char *call, const td_waitable *things, const td__since *since, size_t of)
+static int open_with_lock(const char *call, const td_waitable *things, const td__since *since, size_t of)
 {
     int fd = td__event_fd(0), code = 0;
     if (fd < 0)
         return td__fail(errno == EMFILE || errno == ENFILE ? TD_EDESCRIPTOR : TD_ESYSTEM,
                         "%s: cannot make an event descriptor: %s", call, strerror(errno));
     size_t at = 0;
-    begin_watch();
-    td__lock_acquire(&lock);
     for (size_t i = 0; i < of && code == 0; i++)
         if (td__is_bridged(&things[i]))
             code = add(call, &things[i], &since[i], fd, &at);
+    td__step_point();
     for_all_of(fd, code == 0 ? arm : drop);
-    td__lock_release(&lock);
     if (code == 0)
         return fd;
     td__close(fd);
     return code;
+}
+
+int td__bridge_open(const char *call, const td_waitable *things, const td__since *since, size_t of)
+{
+    begin_watch();
+    td__lock_acquire(&lock);
+    int fd = open_with_lock(call, things, since, of);
+    td__lock_release(&lock);
+    return fd;
 }
 
 void td__bridge_again(int fd)
@@ -302,6 +309,16 @@ void td__bridge_stop(void)
     td__lock_acquire(&lock);
     for (size_t i = 0; i < of; i++)
         running[i]->running = running[i]->stopping = false;
+    td__lock_release(&lock);
+}
+
+void td__bridge_lock(void)
+{
+    td__lock_acquire(&lock);
+}
+
+void td__bridge_unlock(void)
+{
     td__lock_release(&lock);
 }
 

@@ -39,6 +39,8 @@ int td__bridge_open(const char *call, const td_waitable *things, const td__since
 void td__bridge_again(int descriptor);
 void td__bridge_close(int descriptor);
 void td__bridge_stop(void);   /* ends the threads; their descriptors stay open, and silent */
-void td__bridge_forget(void); /* in a forked child */
+void td__bridge_lock(void);   /* around a fork: its entries and descriptors are whole in the child */
+void td__bridge_unlock(void); /* in the parent */
+void td__bridge_forget(void); /* in the child */
 
 #endif

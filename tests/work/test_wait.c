@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <tandem.h>
 #include "os/fault.h"
 #include "queue/queue.h"
@@ -469,6 +470,42 @@ TEST(thousands_of_things)
     for (int i = 0; i < 4; i++)
         pthread_join(thread[i], 0);
     CHECK_INT(td_wait_any(mine, ALL - 1, td_ms(1), NULL), 0);
+}
+
+static bool works_in_a_child(int descriptor, int fds)
+{
+    enum { MANY = 300 };
+    static td_event mine[MANY];
+    static td_waitable things[MANY];
+    bool fine = count_fds() == fds && fcntl(descriptor, F_GETFD) < 0 && td_descriptor_close(descriptor) == TD_EINVAL;
+    for (int i = 0; i < MANY; i++)
+        things[i] = TD_WAIT_EVENT(&mine[i]);
+    int fd = td_descriptor(things[7]);
+    fine = fine && fd >= 0 && !readable(fd, 5) && td_wait_any(things, MANY, td_ms(5), NULL) == 0;
+    fine = fine && td_event_set(&mine[7]) == 0 && readable(fd, 20000) && td_descriptor_close(fd) == 0;
+    return fine && td_wait_any(things, MANY, td_s(20), NULL) == 1 && things[7].ready && count_fds() == fds;
+}
+
+/* Catches: a child that has its parent's descriptors, or entries, or waits on threads that it has not got. */
+TEST(forked)
+{
+    td_event event = { 0 };
+    pthread_t thread;
+    int before = count_fds(), fd = td_descriptor(TD_WAIT_EVENT(&event)), status = -1;
+    REQUIRE(fd >= 0);
+    REQUIRE(pthread_create(&thread, 0, waits_for_many, NULL) == 0);
+    WAIT_UNTIL(count_fds() == before + 2, 30);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(works_in_a_child(fd, before) ? 0 : 1);
+    REQUIRE_INT(waitpid(pid, &status, 0), pid);
+    CHECK_INT(status, 0);
+    td_event_set(&event);
+    CHECK(readable(fd, 20000));
+    CHECK_OK(td_descriptor_close(fd));
+    td_event_set(&many[ALL - 1]);
+    pthread_join(thread, 0);
+    CHECK_INT(count_fds(), before);
 }
 
 /* --- in a sandbox -------------------------------------------------------------------------------------------- */
