@@ -86,6 +86,16 @@ static int act_get_many(stage *s)
     return td_queue_get_many(s->queue, s->hand, 3) == 3 ? 0 : -1;
 }
 
+static int act_get_some(stage *s)
+{
+    return td_queue_get_many(s->queue, s->hand, 3) > 0 ? 0 : -1;
+}
+
+static int act_join(stage *s)
+{
+    return td_queue_join(s->queue);
+}
+
 static int act_get_bytes(stage *s)
 {
     size_t size;
@@ -146,7 +156,12 @@ enum {
     PUT_FULL,
     GET_NONE,
     PUT_FULL_LIFO,
-    GET_NONE_SORTED
+    GET_NONE_SORTED,
+    PUT_MANY_FULL,
+    GET_MANY_NONE,
+    PUT_BYTES_FULL,
+    GET_BYTES_NONE,
+    JOIN
 };
 static const scene scenes[] = {
     [PUT] = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 },
@@ -181,6 +196,11 @@ static const scene scenes[] = {
     [GET_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get, .gets = 1 },
     [PUT_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_NONE_SORTED] = { { ITEMS, SORTED }, 0, act_get, .gets = 1 },
+    [PUT_MANY_FULL] = { { ITEMS, .capacity = 2 }, 2, act_put_many, .puts = 3 },
+    [GET_MANY_NONE] = { { ITEMS, .capacity = 4 }, 0, act_get_some, .gets = 3 },
+    [PUT_BYTES_FULL] = { { BYTES, .capacity = 2 }, 2, act_put, .puts = 1 },
+    [GET_BYTES_NONE] = { { BYTES, .capacity = 2 }, 0, act_get_bytes, .gets = 1 },
+    [JOIN] = { { ITEMS, .capacity = 2, .joinable = true }, 2, act_join, .puts = 0 },
 };
 
 static int victim(td_call *call)
@@ -497,12 +517,42 @@ typedef struct rival_at {
     rival *at;
 } rival_at;
 
+static int put_within(td_queue *q, item i, td_time limit)
+{
+    char bytes[BIG];
+    if (!q->any_size)
+        return td_queue_put_for(q, &i, limit);
+    memset(bytes, (int)i.number + 1, BIG);
+    memcpy(bytes, &i, sizeof i);
+    return td_queue_put_bytes_with(q, bytes, BIG, limit, NULL);
+}
+
 static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
-    item i = item_make(RIVAL, 0);
-    r->result = r->put ? td_queue_put_for(r->queue, &i, td_s(20 * SLOW)) : take(r->queue, &r->account, td_s(20 * SLOW));
+    td_time limit = td_s(20 * SLOW);
+    r->result = r->put ? put_within(r->queue, item_make(RIVAL, 0), limit) : take(r->queue, &r->account, limit);
     return 0;
+}
+
+/* Has the victim taken this one out? */
+static bool is_in_hand(const stage *s, uint32_t number)
+{
+    item i;
+    bool found = false;
+    for (int at = 0; at < 4 && !found; at++) {
+        memcpy(&i, at < 3 ? (const void *)&s->hand[at] : s->bytes, sizeof i);
+        found = i.producer == BEFORE && item_whole(&i) && i.number == number;
+    }
+    return found;
+}
+
+/* Takes until both have ended, as nobody knows how much the victim puts. */
+static void take_for(td_queue *q, account *a, const td_worker *victim, const td_worker *other)
+{
+    while (td_is_alive(victim) || td_is_alive(other))
+        if (take(q, a, TD_NO_LIMIT) != 0)
+            pause_ms(1);
 }
 
 static bool sleeps(pid_t pid)
@@ -534,10 +584,13 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
         CHECK_OK(put_item(q, item_make(BEFORE, 0)));
     pause_ms(step % 3 ? 0 : 2);
     /* Enough for both. */
-    if (r.put)
+    int items = number == GET_MANY_NONE ? 3 : 2;
+    if (number == PUT_MANY_FULL)
+        take_for(q, &a, w, other);
+    else if (r.put)
         CHECK_OK(take(q, &a, td_s(20 * SLOW)));
-    else
-        CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    for (int i = 1; i < items && !r.put; i++)
+        CHECK_OK(put_item(q, item_make(BEFORE, (uint32_t)i)));
     bool died = end_victim(w, s);
     CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
     CHECK_OK(r.result);
@@ -549,10 +602,9 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
         CHECK_INT(a.times[RIVAL][0], 1);
         CHECK(a.times[VICTIM][0] <= 1 && (died || a.times[VICTIM][0] == 1));
     }
-    for (int i = 0; i < 2 && !r.put; i++) {
-        bool in_hand = s->hand[0].producer == BEFORE && item_whole(&s->hand[0]) && s->hand[0].number == (uint32_t)i;
+    for (int i = 0; i < items && !r.put; i++) {
         int times = a.times[BEFORE][i] + r.account.times[BEFORE][i];
-        CHECK(times == 1 || (times == 0 && in_hand));
+        CHECK(times == 1 || (times == 0 && is_in_hand(s, (uint32_t)i)));
     }
     still_works(q);
     td_queue_free(q);
@@ -578,6 +630,46 @@ ASLEEP(full, PUT_FULL)
 ASLEEP(empty, GET_NONE)
 ASLEEP(full_lifo, PUT_FULL_LIFO)
 ASLEEP(empty_sorted, GET_NONE_SORTED)
+ASLEEP(full_of_many, PUT_MANY_FULL)
+ASLEEP(empty_for_many, GET_MANY_NONE)
+ASLEEP(full_of_bytes, PUT_BYTES_FULL)
+ASLEEP(empty_of_bytes, GET_BYTES_NONE)
+
+static int joins_too(td_call *call)
+{
+    rival *r = td_arg(call, rival_at).at;
+    r->result = td_queue_join_for(r->queue, td_s(20 * SLOW));
+    return 0;
+}
+
+/* One of two who wait until all is done: the other one is told. */
+TEST_METHODS_LIMIT(killed_while_joining, 150)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++) {
+        stage *s = set_stage(JOIN, step);
+        rival r = { .queue = s->queue };
+        rival_at at = { &r };
+        account a = { { { 0 } }, { { 0 } }, 0 };
+        td_worker *other = WORKER(td_thread(.target = joins_too, .args = TD_VAL(at)));
+        REQUIRE_OK(td_start(other));
+        WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
+        td_worker *w = start_victim(how, s);
+        WAIT_UNTIL(sleeps(td_pid(w)), 20);
+        drain(s->queue, &a);
+        CHECK(td_is_alive(other));
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(td_queue_task_done(s->queue));
+        survived = end_victim(w, s) ? 0 : survived + 1;
+        CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+        CHECK_OK(r.result);
+        td_free(other);
+        still_works(s->queue);
+        td_queue_free(s->queue);
+    }
+    CHECK(step > 6);
+    harness_note("%ld steps", step);
+}
 
 /* --- after a shutdown ---------------------------------------------------------------------------------------- */
 
