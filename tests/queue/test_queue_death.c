@@ -561,23 +561,51 @@ static bool sleeps(pid_t pid)
     return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
 }
 
+/* Does a thread of that process wait for the word? */
+static bool waits_here(const _Atomic uint32_t *word, pid_t pid)
+{
+    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
+        if ((td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid &&
+            td__load_relaxed(&td__party_at(i)->word_waited) == word)
+            return true;
+    return false;
+}
+
+/* One item comes, and a second one only if one of the two has got it and ended: else it is the other's. How many. */
+static int put_no_more_than_needed(td_queue *q, const stage *s, const td_worker *victim, const td_worker *other)
+{
+    WAIT_UNTIL(!td_is_alive(victim) || !td_is_alive(other), 20);
+    bool victims = !td_is_alive(victim) && (td__load_relaxed(&s->returned) || is_in_hand(s, 0));
+    if (!victims && td_is_alive(other))
+        return 1;
+    CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    return 2;
+}
+
 /*
  * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other
- * one must get it; if it had, the next.
+ * one must get it; if it had, the next. `sparse`: of items no more come than that.
  */
-static bool kill_asleep_at(const mode *how, uint32_t number, long step)
+static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool sparse)
 {
     stage *s = set_stage(number, step);
     td_queue *q = s->queue;
     rival r = { .queue = q, .put = scenes[number].puts > 0 };
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    const _Atomic uint32_t *word = r.put ? &q->space : &q->items;
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at))), *w = NULL;
+    /* The first one to sleep is woken first. */
+    if (sparse) {
+        w = start_victim(how, s);
+        WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
+    }
     REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(td__load_relaxed(r.put ? &q->space : &q->items) & 1, 20);
-    td_worker *w = start_victim(how, s);
-    pid_t pid = td_pid(w);
-    WAIT_UNTIL(sleeps(pid), 20);
+    WAIT_UNTIL(waits_here(word, getpid()), 20);
+    if (!sparse) {
+        w = start_victim(how, s);
+        WAIT_UNTIL(sleeps(td_pid(w)), 20);
+    }
     if (r.put)
         CHECK_OK(take(q, &a, td_s(20 * SLOW)));
     else
@@ -585,11 +613,13 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
     pause_ms(step % 3 ? 0 : 2);
     /* Enough for both. */
     int items = number == GET_MANY_NONE ? 3 : 2;
-    if (number == PUT_MANY_FULL)
+    if (sparse)
+        items = put_no_more_than_needed(q, s, w, other);
+    else if (number == PUT_MANY_FULL)
         take_for(q, &a, w, other);
     else if (r.put)
         CHECK_OK(take(q, &a, td_s(20 * SLOW)));
-    for (int i = 1; i < items && !r.put; i++)
+    for (int i = 1; i < items && !r.put && !sparse; i++)
         CHECK_OK(put_item(q, item_make(BEFORE, (uint32_t)i)));
     bool died = end_victim(w, s);
     CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
@@ -613,11 +643,14 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
 
 static void kill_asleep(const mode *how, uint32_t number)
 {
-    long step = 1, survived = 0;
-    for (; survived < 3 && !harness_failed(); step++)
-        survived = kill_asleep_at(how, number, step) ? 0 : survived + 1; /* how long it tries before it sleeps varies */
-    CHECK(step > 10);
-    harness_note("%ld steps", step);
+    bool gets = scenes[number].gets > 0;
+    for (int sparse = 0; sparse <= gets; sparse++) {
+        long step = 1, survived = 0;
+        for (; survived < 3 && !harness_failed(); step++) /* how long it tries before it sleeps varies */
+            survived = kill_asleep_at(how, number, step, sparse) ? 0 : survived + 1;
+        CHECK(step > 10);
+        harness_note("%ld steps", step);
+    }
 }
 
 #define ASLEEP(name, number)                     \
