@@ -86,6 +86,16 @@ static int act_get_many(stage *s)
     return td_queue_get_many(s->queue, s->hand, 3) == 3 ? 0 : -1;
 }
 
+static int act_get_some(stage *s)
+{
+    return td_queue_get_many(s->queue, s->hand, 3) > 0 ? 0 : -1;
+}
+
+static int act_join(stage *s)
+{
+    return td_queue_join(s->queue);
+}
+
 static int act_get_bytes(stage *s)
 {
     size_t size;
@@ -146,7 +156,12 @@ enum {
     PUT_FULL,
     GET_NONE,
     PUT_FULL_LIFO,
-    GET_NONE_SORTED
+    GET_NONE_SORTED,
+    PUT_MANY_FULL,
+    GET_MANY_NONE,
+    PUT_BYTES_FULL,
+    GET_BYTES_NONE,
+    JOIN
 };
 static const scene scenes[] = {
     [PUT] = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 },
@@ -181,6 +196,11 @@ static const scene scenes[] = {
     [GET_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get, .gets = 1 },
     [PUT_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_NONE_SORTED] = { { ITEMS, SORTED }, 0, act_get, .gets = 1 },
+    [PUT_MANY_FULL] = { { ITEMS, .capacity = 2 }, 2, act_put_many, .puts = 3 },
+    [GET_MANY_NONE] = { { ITEMS, .capacity = 4 }, 0, act_get_some, .gets = 3 },
+    [PUT_BYTES_FULL] = { { BYTES, .capacity = 2 }, 2, act_put, .puts = 1 },
+    [GET_BYTES_NONE] = { { BYTES, .capacity = 2 }, 0, act_get_bytes, .gets = 1 },
+    [JOIN] = { { ITEMS, .capacity = 2, .joinable = true }, 2, act_join, .puts = 0 },
 };
 
 static int victim(td_call *call)
@@ -497,12 +517,42 @@ typedef struct rival_at {
     rival *at;
 } rival_at;
 
+static int put_within(td_queue *q, item i, td_time limit)
+{
+    char bytes[BIG];
+    if (!q->any_size)
+        return td_queue_put_for(q, &i, limit);
+    memset(bytes, (int)i.number + 1, BIG);
+    memcpy(bytes, &i, sizeof i);
+    return td_queue_put_bytes_with(q, bytes, BIG, limit, NULL);
+}
+
 static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
-    item i = item_make(RIVAL, 0);
-    r->result = r->put ? td_queue_put_for(r->queue, &i, td_s(20 * SLOW)) : take(r->queue, &r->account, td_s(20 * SLOW));
+    td_time limit = td_s(20 * SLOW);
+    r->result = r->put ? put_within(r->queue, item_make(RIVAL, 0), limit) : take(r->queue, &r->account, limit);
     return 0;
+}
+
+/* Has the victim taken this one out? */
+static bool is_in_hand(const stage *s, uint32_t number)
+{
+    item i;
+    bool found = false;
+    for (int at = 0; at < 4 && !found; at++) {
+        memcpy(&i, at < 3 ? (const void *)&s->hand[at] : s->bytes, sizeof i);
+        found = i.producer == BEFORE && item_whole(&i) && i.number == number;
+    }
+    return found;
+}
+
+/* Takes until both have ended, as nobody knows how much the victim puts. */
+static void take_for(td_queue *q, account *a, const td_worker *victim, const td_worker *other)
+{
+    while (td_is_alive(victim) || td_is_alive(other))
+        if (take(q, a, TD_NO_LIMIT) != 0)
+            pause_ms(1);
 }
 
 static bool sleeps(pid_t pid)
@@ -511,33 +561,66 @@ static bool sleeps(pid_t pid)
     return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
 }
 
+/* Does a thread of that process wait for the word? */
+static bool waits_here(const _Atomic uint32_t *word, pid_t pid)
+{
+    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
+        if ((td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid &&
+            td__load_relaxed(&td__party_at(i)->word_waited) == word)
+            return true;
+    return false;
+}
+
+/* One item comes, and a second one only if one of the two has got it and ended: else it is the other's. How many. */
+static int put_no_more_than_needed(td_queue *q, const stage *s, const td_worker *victim, const td_worker *other)
+{
+    WAIT_UNTIL(!td_is_alive(victim) || !td_is_alive(other), 20);
+    bool victims = !td_is_alive(victim) && (td__load_relaxed(&s->returned) || is_in_hand(s, 0));
+    if (!victims && td_is_alive(other))
+        return 1;
+    CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    return 2;
+}
+
 /*
  * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other
- * one must get it; if it had, the next.
+ * one must get it; if it had, the next. `sparse`: of items no more come than that.
  */
-static bool kill_asleep_at(const mode *how, uint32_t number, long step)
+static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool sparse)
 {
     stage *s = set_stage(number, step);
     td_queue *q = s->queue;
     rival r = { .queue = q, .put = scenes[number].puts > 0 };
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    const _Atomic uint32_t *word = r.put ? &q->space : &q->items;
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at))), *w = NULL;
+    /* The first one to sleep is woken first. */
+    if (sparse) {
+        w = start_victim(how, s);
+        WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
+    }
     REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(td__load_relaxed(r.put ? &q->space : &q->items) & 1, 20);
-    td_worker *w = start_victim(how, s);
-    pid_t pid = td_pid(w);
-    WAIT_UNTIL(sleeps(pid), 20);
+    WAIT_UNTIL(waits_here(word, getpid()), 20);
+    if (!sparse) {
+        w = start_victim(how, s);
+        WAIT_UNTIL(sleeps(td_pid(w)), 20);
+    }
     if (r.put)
         CHECK_OK(take(q, &a, td_s(20 * SLOW)));
     else
         CHECK_OK(put_item(q, item_make(BEFORE, 0)));
     pause_ms(step % 3 ? 0 : 2);
     /* Enough for both. */
-    if (r.put)
+    int items = number == GET_MANY_NONE ? 3 : 2;
+    if (sparse)
+        items = put_no_more_than_needed(q, s, w, other);
+    else if (number == PUT_MANY_FULL)
+        take_for(q, &a, w, other);
+    else if (r.put)
         CHECK_OK(take(q, &a, td_s(20 * SLOW)));
-    else
-        CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    for (int i = 1; i < items && !r.put && !sparse; i++)
+        CHECK_OK(put_item(q, item_make(BEFORE, (uint32_t)i)));
     bool died = end_victim(w, s);
     CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
     CHECK_OK(r.result);
@@ -549,10 +632,9 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
         CHECK_INT(a.times[RIVAL][0], 1);
         CHECK(a.times[VICTIM][0] <= 1 && (died || a.times[VICTIM][0] == 1));
     }
-    for (int i = 0; i < 2 && !r.put; i++) {
-        bool in_hand = s->hand[0].producer == BEFORE && item_whole(&s->hand[0]) && s->hand[0].number == (uint32_t)i;
+    for (int i = 0; i < items && !r.put; i++) {
         int times = a.times[BEFORE][i] + r.account.times[BEFORE][i];
-        CHECK(times == 1 || (times == 0 && in_hand));
+        CHECK(times == 1 || (times == 0 && is_in_hand(s, (uint32_t)i)));
     }
     still_works(q);
     td_queue_free(q);
@@ -561,11 +643,14 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
 
 static void kill_asleep(const mode *how, uint32_t number)
 {
-    long step = 1, survived = 0;
-    for (; survived < 3 && !harness_failed(); step++)
-        survived = kill_asleep_at(how, number, step) ? 0 : survived + 1; /* how long it tries before it sleeps varies */
-    CHECK(step > 10);
-    harness_note("%ld steps", step);
+    bool gets = scenes[number].gets > 0;
+    for (int sparse = 0; sparse <= gets; sparse++) {
+        long step = 1, survived = 0;
+        for (; survived < 3 && !harness_failed(); step++) /* how long it tries before it sleeps varies */
+            survived = kill_asleep_at(how, number, step, sparse) ? 0 : survived + 1;
+        CHECK(step > 10);
+        harness_note("%ld steps", step);
+    }
 }
 
 #define ASLEEP(name, number)                     \
@@ -578,6 +663,46 @@ ASLEEP(full, PUT_FULL)
 ASLEEP(empty, GET_NONE)
 ASLEEP(full_lifo, PUT_FULL_LIFO)
 ASLEEP(empty_sorted, GET_NONE_SORTED)
+ASLEEP(full_of_many, PUT_MANY_FULL)
+ASLEEP(empty_for_many, GET_MANY_NONE)
+ASLEEP(full_of_bytes, PUT_BYTES_FULL)
+ASLEEP(empty_of_bytes, GET_BYTES_NONE)
+
+static int joins_too(td_call *call)
+{
+    rival *r = td_arg(call, rival_at).at;
+    r->result = td_queue_join_for(r->queue, td_s(20 * SLOW));
+    return 0;
+}
+
+/* One of two who wait until all is done: the other one is told. */
+TEST_METHODS_LIMIT(killed_while_joining, 150)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++) {
+        stage *s = set_stage(JOIN, step);
+        rival r = { .queue = s->queue };
+        rival_at at = { &r };
+        account a = { { { 0 } }, { { 0 } }, 0 };
+        td_worker *other = WORKER(td_thread(.target = joins_too, .args = TD_VAL(at)));
+        REQUIRE_OK(td_start(other));
+        WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
+        td_worker *w = start_victim(how, s);
+        WAIT_UNTIL(sleeps(td_pid(w)), 20);
+        drain(s->queue, &a);
+        CHECK(td_is_alive(other));
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(td_queue_task_done(s->queue));
+        survived = end_victim(w, s) ? 0 : survived + 1;
+        CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+        CHECK_OK(r.result);
+        td_free(other);
+        still_works(s->queue);
+        td_queue_free(s->queue);
+    }
+    CHECK(step > 6);
+    harness_note("%ld steps", step);
+}
 
 /* --- after a shutdown ---------------------------------------------------------------------------------------- */
 
