@@ -228,7 +228,9 @@ static bool is_waited(const void *at, size_t size)
     uint32_t top = td__load_acquire(&td__the_region->party_top);
     for (uint32_t i = 1; i < top; i++) {
         td__party *party = td__party_at(i);
-        uintptr_t named[] = { (uintptr_t)td__load_relaxed(&party->word_waited), td__load_relaxed(&party->list),
+        /* A list is named before the party stands in it. */
+        uintptr_t list = td__load_acquire(&party->asleep) ? (uintptr_t)td__load_relaxed(&party->list) : 0;
+        uintptr_t named[] = { (uintptr_t)td__load_relaxed(&party->word_waited), list,
                               td__load_relaxed(&party->cancel) };
         for (size_t j = 0; j < sizeof named / sizeof *named; j++)
             if (named[j] - (uintptr_t)at < size)

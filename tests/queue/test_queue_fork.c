@@ -208,9 +208,10 @@ static _Atomic bool stopped;
 
 static void stop(void)
 {
+    uint32_t next = rounds + 1; /* before he knows who lets us go */
     stopped = true;
     event_add(ARRIVED);
-    event_wait_count(GO, rounds + 1);
+    event_wait_count(GO, next);
 }
 
 static const scene *now_on;

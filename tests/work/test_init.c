@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-enum { PREPARED = OWN_EVENTS, READY, TELLING };
+enum { PREPARED = OWN_EVENTS, READY, ALONE, TELLING };
 
 static int prepared_value;
 
@@ -48,19 +48,21 @@ static void hook_that_stays(const td_failure *failure)
         pause();
 }
 
-static int fails(td_call *call)
+static int fails_alone(td_call *call)
 {
     (void)call;
+    event_wait(ALONE); /* else the hook is told by who frees the handle */
     return 3;
 }
 
 static int prepare_that_tells(void)
 {
     td_set_failure_hook(hook_that_stays);
-    td_worker *w = td_thread(.target = fails);
+    td_worker *w = td_thread(.target = fails_alone);
     if (!w || td_start(w) < 0)
         return 1;
     td_free(w);
+    event_set(ALONE);
     event_wait(TELLING);
     return 0;
 }
