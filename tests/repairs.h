@@ -120,7 +120,7 @@ static inline bool ruin_repair(pid_t dead, long step)
 /* Returns false if the repair was through before its step; `*through`: so was the victim. */
 static inline bool ruin_rung(const ruin *of, void *object, long step, long repair_step, bool *through)
 {
-    ruin_sleeper sleepers[4];
+    ruin_sleeper sleepers[12];
     page->event[RUIN_READY] = page->event[RUIN_GO] = 0;
     if (of->prepare)
         of->prepare(object);
