@@ -3,7 +3,7 @@
  * Deaths inside the allocator: a worker is killed at each step of each operation in turn. Afterwards the heap is in
  * order, nobody is blocked, and every block is either free or one that the program had been given.
  */
-#include "harness.h"
+#include "repairs.h"
 #include <tandem/shared.h>
 
 #include <signal.h>
@@ -309,6 +309,41 @@ TEST_LIMIT(repair_spares_others, 150)
             if (!settled(job, operations[what[i]].name, step) || status == 0)
                 break;
         }
+    td_shared_free(job);
+}
+
+/* Killed at this step, and who repairs after it at that one of his. Returns whether the second was killed. */
+static bool kill_twice(job *job, int what, long step, long repair_step, bool *through)
+{
+    prepare(job, what, step);
+    pid_t pid = ruin_child();
+    if (pid == 0) {
+        td__party_self();
+        td__kill_at_step(step);
+        operations[what].run(job);
+        _exit(0);
+    }
+    *through = !ruin_end(pid);
+    bool killed = ruin_repair(pid, repair_step);
+    CHECK(!is_named(pid));
+    check_bytes(job);
+    settled(job, operations[what].name, step);
+    return killed;
+}
+
+/* Catches: a block that a repair frees, and the next one once more, or that neither does. */
+TEST_LIMIT(repairer_killed_at_each_step, 200)
+{
+    job *job = td_shared_calloc(1, sizeof *job);
+    for (int what = 0; what < OPERATIONS && !harness_failed(); what++) {
+        long rungs = 0, step = 1;
+        for (bool through = false; !through && !harness_failed(); step += 7 * thrift())
+            for (long repair_step = 1; kill_twice(job, what, step, repair_step, &through) && !harness_failed();
+                 repair_step += thrift())
+                rungs++;
+        harness_note("%s: %ld steps, %ld pairs", operations[what].name, step - 1, rungs);
+        CHECK(rungs > 0);
+    }
     td_shared_free(job);
 }
 

@@ -4,6 +4,7 @@
  * put is delivered once; what a dead one was taking out is delivered again, or was in its hands; nobody is blocked.
  */
 #include "ledger.h"
+#include "repairs.h"
 #include "queue/queue.h"
 
 #include <signal.h>
@@ -379,13 +380,11 @@ static void in_order(const account *a)
     CHECK(a->place[VICTIM][0] == 0 || a->place[VICTIM][0] > last);
 }
 
-/* Returns whether the victim was killed. */
-static bool kill_at(const mode *how, uint32_t number, long step, bool watcher, int *effect)
+/* When all is repaired: what is in the queue fits what the victim has, and the queue works. Frees it. */
+static void check_stage(stage *s, bool died, bool watcher, int *effect)
 {
     account a = { { { 0 } }, { { 0 } }, 0 };
-    stage *s = set_stage(number, step);
-    s->kill_watcher = watcher;
-    bool died = end_victim(start_victim(how, s), s);
+    uint32_t number = s->scene;
     drain(s->queue, &a);
     if (s->queue->kind == TD_QUEUE_FIFO)
         in_order(&a);
@@ -400,6 +399,15 @@ static bool kill_at(const mode *how, uint32_t number, long step, bool watcher, i
         still_works(s->queue);
     }
     td_queue_free(s->queue);
+}
+
+/* Returns whether the victim was killed. */
+static bool kill_at(const mode *how, uint32_t number, long step, bool watcher, int *effect)
+{
+    stage *s = set_stage(number, step);
+    s->kill_watcher = watcher;
+    bool died = end_victim(start_victim(how, s), s);
+    check_stage(s, died, watcher, effect);
     return died;
 }
 
@@ -747,10 +755,58 @@ TEST_LIMIT(killed_with_the_watcher, 150)
 {
     static const uint32_t some[] = { PUT_QUICK, GET_QUICK, PUT_MANY, GET_MANY, PUT_GROWING, PUT_LIFO, GET_SORTED };
     for (size_t i = 0; i < TD__COUNT(some); i++)
-        for (long step = 1; step < 60 && !harness_failed(); step += 3 * thrift()) {
+        for (long step = 1; step < 60 && !harness_failed(); step += thrift()) {
             int effect = 0;
             kill_at(&mode_forkserver, some[i], step, true, &effect);
         }
+}
+
+/* --- with the repairer --------------------------------------------------------------------------------------- */
+
+/* Killed at this step, and who repairs after it at that one of his. Returns whether the second was killed. */
+static bool kill_twice(uint32_t number, long step, long repair_step, bool *died, int *effect)
+{
+    stage *s = set_stage(number, step);
+    pid_t pid = ruin_child();
+    if (pid == 0) {
+        if (scenes[number].known)
+            td__party_self();
+        td__kill_at_step(step);
+        _exit(scenes[number].act(s) != 0);
+    }
+    *died = ruin_end(pid);
+    bool killed = ruin_repair(pid, repair_step);
+    check_stage(s, *died, false, effect);
+    td_shared_free(s);
+    return killed;
+}
+
+/* Every step of the victim, and of the repair after it. */
+static void kill_repairers(const uint32_t *numbers, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        int effect = 0;
+        long rungs = 0, step = 1;
+        for (bool died = true; died && !harness_failed(); step += thrift())
+            for (long repair_step = 1; kill_twice(numbers[i], step, repair_step, &died, &effect) && !harness_failed();
+                 repair_step += thrift())
+                rungs++;
+        harness_note("scene %u: %ld steps, %ld pairs", numbers[i], step - 1, rungs);
+        CHECK(rungs > step / thrift());
+    }
+}
+
+/* Catches: what a repair gives back, skips or frees, and the next one once more, or not at all. */
+TEST_LIMIT(repairs_of_rings_killed, 150)
+{
+    static const uint32_t some[] = { PUT_QUICK, GET_QUICK, PUT_MANY, GET_MANY, PUT_GROWING };
+    kill_repairers(some, TD__COUNT(some));
+}
+
+TEST_LIMIT(repairs_of_sorted_and_shut_killed, 150)
+{
+    static const uint32_t some[] = { PUT_BYTES, GET_BYTES, PUT_LIFO, GET_SORTED, SHUTDOWN };
+    kill_repairers(some, TD__COUNT(some));
 }
 
 /* --- at random ----------------------------------------------------------------------------------------------- */

@@ -390,7 +390,8 @@ static void *comes_last(void *argument)
 /* Catches: a thread that ends inside its action, for which the others wait for ever. */
 TEST_PLACES(a_thread_that_ends_in_its_action_breaks_it)
 {
-    for (int cancelled = 0; cancelled < 2; cancelled++) {
+    /* AddressSanitizer is not told of frames that a cancellation unwinds. */
+    for (int cancelled = 0; cancelled < (WITH_ASAN ? 1 : 2); cancelled++) {
         meeting *m = meeting_new(how, 3);
         td_worker *w[2];
         pthread_t last;
