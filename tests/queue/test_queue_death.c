@@ -7,6 +7,7 @@
 #include "queue/queue.h"
 
 #include <signal.h>
+#include <sys/syscall.h>
 
 enum { BEFORE = 1, VICTIM = 2, RIVAL = 3, AFTER = 4 }; /* who puts an item */
 #define PRODUCERS 5
@@ -510,6 +511,7 @@ TEST_METHODS_LIMIT(killed_in_create, 120)
 typedef struct rival {
     td_queue *queue;
     bool put;
+    _Atomic uint32_t tid;
     account account;
     int result;
 } rival;
@@ -531,6 +533,7 @@ static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
     td_time limit = td_s(20 * SLOW);
+    td__store_release(&r->tid, (uint32_t)syscall(SYS_gettid));
     r->result = r->put ? put_within(r->queue, item_make(RIVAL, 0), limit) : take(r->queue, &r->account, limit);
     return 0;
 }
@@ -601,7 +604,7 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool spa
         WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
     }
     REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(waits_here(word, getpid()), 20);
+    WAIT_UNTIL(waits_here(word, getpid()) && sleeps((pid_t)td__load_acquire(&r.tid)), 20);
     if (!sparse) {
         w = start_victim(how, s);
         WAIT_UNTIL(sleeps(td_pid(w)), 20);
