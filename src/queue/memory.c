@@ -43,8 +43,10 @@ bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait)
         return true;
     if (shared)
         return td__heap_give(me, name, wait);
-    td__release(((void **)*name)[-1]);
+    void *block = ((void **)*name)[-1];
     *name = 0;
+    td__program_order(); /* the child of another thread's fork frees no block twice */
+    td__release(block);
     return true;
 }
 
@@ -77,7 +79,7 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
     if (!me)
         return td_last_error();
     int r = 0;
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
     uint32_t gate = td__load_relaxed(&queue->gate);
     if (gate >> TD__GATE_SHIFT == number && !(gate & TD__GATE_SHUT)) {
         uint64_t capacity = td__queue_ring(queue, number)->capacity * 2;
@@ -86,7 +88,7 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
         if (!part || capacity > TD__WHEEL_MAX)
             r = td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
                          (uint64_t)TD__WHEEL_MAX);
-        else if (*part != 0) /* a dead one has come as far as that, or not to the end of the zeros */
+        else if (*part != 0) /* a dead one, or one that a fork has left behind, has come as far as that */
             memset((void *)*part, 0, bytes);
         else if (!td__queue_take(me, queue->shared, bytes, part))
             r = td_last_error();

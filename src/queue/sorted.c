@@ -2,7 +2,8 @@
 /*
  * LIFO and PRIORITY queues: under the queue's latch, each attempt one section. What it changes of what others rely on
  * (the count, the serial number, the order) is noted, and taken back if it dies; what it writes before that goes to
- * slots that nobody else looks at.
+ * slots that nobody else looks at. In private queues it is noted in short what may be half done (td__change), for the
+ * child of a fork: there the change of the count is the moment in which all takes effect.
  *
  * Slots stand in parts: the first has as many as the queue was made with, each further one as many as all before it. A
  * part is an array of slot numbers, then the slots. LIFO uses the slots in their order. PRIORITY keeps slot numbers:
@@ -153,9 +154,8 @@ static void sift_up(td_queue *queue, td__party *me, uint64_t at, uint32_t number
     td__set(me, order_at(queue, at), number);
 }
 
-static void sift_down(td_queue *queue, td__party *me, uint64_t count, uint32_t number)
+static void sift_down(td_queue *queue, td__party *me, uint64_t at, uint64_t count, uint32_t number)
 {
-    uint64_t at = 0;
     for (;;) {
         uint64_t child = at * 2 + 1;
         if (child >= count)
@@ -169,6 +169,41 @@ static void sift_down(td_queue *queue, td__party *me, uint64_t count, uint32_t n
         at = child;
     }
     td__set(me, order_at(queue, at), number);
+}
+
+/* While a slot's number is on its way, the one that it has passed last stands in two places: in those of a parent and a
+ * child; or, when a get has only just begun, in the first and the last. */
+static void complete(td_queue *queue, uint64_t placed, uint32_t missing)
+{
+    for (uint64_t i = 1; i < placed; i++) {
+        uint32_t number = *order_at(queue, i);
+        if (number == *order_at(queue, (i - 1) / 2) || number == *order_at(queue, 0)) {
+            *order_at(queue, i) = missing;
+            return;
+        }
+    }
+}
+
+static uint64_t place_in_order(const td_queue *queue, uint64_t last, uint32_t number)
+{
+    while (last > 0 && *order_at(queue, last) != number)
+        last--;
+    return last;
+}
+
+void td__sorted_take_back(td_queue *queue)
+{
+    uint64_t count = queue->change.before, placed = queue->change.placed;
+    uint32_t slot = queue->change.slot;
+    if (placed == 0) /* no change of the order */
+        return;
+    complete(queue, placed, slot);
+    if (placed > count) { /* a put: its slot is the first free one again */
+        *order_at(queue, place_in_order(queue, count, slot)) = *order_at(queue, count);
+        *order_at(queue, count) = slot;
+    }
+    for (uint64_t i = count / 2; i-- > 0;)
+        sift_down(queue, NULL, i, count, *order_at(queue, i));
 }
 
 /* --- attempts, in the section ------------------------------------------------------------------------------ */
@@ -190,12 +225,14 @@ static int put_one(td_queue *queue, td__party *me, const char *item)
     slot *slot = slot_at(queue, number);
     memcpy(slot + 1, item, queue->item_size);
     slot->serial = td__load_relaxed(&queue->serial);
+    td__change_begin(queue, &queue->count, sorted ? count + 1 : 0, number);
     if (sorted) {
         slot->key = key_of(queue, item);
         sift_up(queue, me, count, number);
     }
     td__set_atomic(me, &queue->serial, td__load_relaxed(&queue->serial) + 1);
     td__set_atomic(me, &queue->count, count + 1);
+    td__change_end(queue);
     return 0;
 }
 
@@ -206,10 +243,12 @@ static size_t get_some(td_queue *queue, td__party *me, char *out, size_t most)
     if (queue->kind == TD_QUEUE_PRIORITY) {
         uint32_t top = *order_at(queue, 0), last = *order_at(queue, count - 1);
         memcpy(out, slot_at(queue, top) + 1, queue->item_size);
+        td__change_begin(queue, &queue->count, count, last);
         td__set(me, order_at(queue, count - 1), top);
         if (count > 1)
-            sift_down(queue, me, count - 1, last);
+            sift_down(queue, me, 0, count - 1, last);
         td__set_atomic(me, &queue->count, count - 1);
+        td__change_end(queue);
         return 1;
     }
     most = most < count ? most : count;
@@ -228,7 +267,7 @@ int td__sorted_put(td_queue *queue, td__party *me, td__op *op)
     if (queue->capacity && td__load_seq_cst(&queue->count) >= queue->capacity && !(gate & TD__GATE_SHUT))
         return TD_EFULL;
     while (r == 0 && op->done < op->count) {
-        td__section_enter(me, &queue->latch);
+        td__queue_enter(queue, me);
         r = put_one(queue, me, op->in + op->done * queue->item_size);
         td__section_leave(me, &queue->latch);
         if (r == 0)
@@ -246,7 +285,7 @@ int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
     if (td__load_seq_cst(&queue->count) == 0 && !(gate & TD__GATE_SHUT))
         return TD_EEMPTY;
     int r = 0;
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
     gate = td__load_relaxed(&queue->gate);
     if (gate & TD__GATE_DROPPED || (td__load_relaxed(&queue->count) == 0 && gate & TD__GATE_SHUT))
         r = TD_ECLOSED;
@@ -262,8 +301,10 @@ int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
 
 void td__sorted_drop(td_queue *queue, td__party *me)
 {
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
+    td__change_begin(queue, &queue->count, 0, 0);
     td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + td__load_relaxed(&queue->count));
     td__set_atomic(me, &queue->count, 0);
+    td__change_end(queue);
     td__section_leave(me, &queue->latch);
 }
