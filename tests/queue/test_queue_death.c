@@ -511,7 +511,6 @@ TEST_METHODS_LIMIT(killed_in_create, 120)
 typedef struct rival {
     td_queue *queue;
     bool put;
-    _Atomic uint32_t tid;
     account account;
     int result;
 } rival;
@@ -533,7 +532,6 @@ static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
     td_time limit = td_s(20 * SLOW);
-    td__store_release(&r->tid, (uint32_t)syscall(SYS_gettid));
     r->result = r->put ? put_within(r->queue, item_make(RIVAL, 0), limit) : take(r->queue, &r->account, limit);
     return 0;
 }
@@ -562,6 +560,13 @@ static bool sleeps(pid_t pid)
 {
     char state[32];
     return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
+}
+
+/* Says which thread it is. */
+static int compete_known(td_call *call)
+{
+    page->number[0] = syscall(SYS_gettid);
+    return compete(call);
 }
 
 /* Does a thread of that process wait for the word? */
@@ -597,14 +602,14 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool spa
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
     const _Atomic uint32_t *word = r.put ? &q->space : &q->items;
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at))), *w = NULL;
+    td_worker *other = WORKER(td_thread(.target = compete_known, .args = TD_VAL(at))), *w = NULL;
     /* The first one to sleep is woken first. */
     if (sparse) {
         w = start_victim(how, s);
         WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
     }
     REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(waits_here(word, getpid()) && sleeps((pid_t)td__load_acquire(&r.tid)), 20);
+    WAIT_UNTIL(waits_here(word, getpid()) && sleeps((pid_t)page->number[0]), 20);
     if (!sparse) {
         w = start_victim(how, s);
         WAIT_UNTIL(sleeps(td_pid(w)), 20);
