@@ -8,6 +8,7 @@
 #include "queue/queue.h"
 
 #include <signal.h>
+#include <sys/syscall.h>
 
 enum { BEFORE = 1, VICTIM = 2, RIVAL = 3, AFTER = 4 }; /* who puts an item */
 #define PRODUCERS 5
@@ -569,6 +570,13 @@ static bool sleeps(pid_t pid)
     return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
 }
 
+/* Says which thread it is. */
+static int compete_known(td_call *call)
+{
+    page->number[0] = syscall(SYS_gettid);
+    return compete(call);
+}
+
 /* Does a thread of that process wait for the word? */
 static bool waits_here(const _Atomic uint32_t *word, pid_t pid)
 {
@@ -602,14 +610,14 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool spa
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
     const _Atomic uint32_t *word = r.put ? &q->space : &q->items;
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at))), *w = NULL;
+    td_worker *other = WORKER(td_thread(.target = compete_known, .args = TD_VAL(at))), *w = NULL;
     /* The first one to sleep is woken first. */
     if (sparse) {
         w = start_victim(how, s);
         WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
     }
     REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(waits_here(word, getpid()), 20);
+    WAIT_UNTIL(waits_here(word, getpid()) && sleeps((pid_t)page->number[0]), 20);
     if (!sparse) {
         w = start_victim(how, s);
         WAIT_UNTIL(sleeps(td_pid(w)), 20);
