@@ -76,7 +76,7 @@ extern "C" {
  */
 int thrift(void);
 
-/* How long what goes on at random does so: a second and a half, or twenty when the long tests are asked for. */
+/* How long what goes on at random does so, in any build: a second and a half, or twenty with the long tests. */
 double budget(void);
 
 /* --- cases ------------------------------------------------------------------------------------------------- */

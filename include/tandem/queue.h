@@ -39,9 +39,11 @@
  * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time.
  * No call is for signal handlers.
  *
- * After fork() a queue that is not shared is the child's own copy, with the items in it. (In a LIFO or PRIORITY queue
- * not if another thread was just putting or getting: the child's copy is then blocked for ever, like any lock of a
- * thread that is not there. Do not use these in the child unless other threads kept still, or share them.)
+ * After fork() a queue that is not shared is the child's own copy, of any kind, and can be used there whatever other
+ * threads were doing with it: every item whose put had returned is in it, whole and in its order, unless a get had taken
+ * effect. What another thread was in the middle of does not go on in the child. An item that it was putting is in the
+ * copy, whole, or is not; of put_many the first so many are. One that it was taking out is in the copy, in its order,
+ * unless that get had taken effect; of a FIFO queue's get_many some may be and others not.
  */
 #ifndef TANDEM_QUEUE_H
 #define TANDEM_QUEUE_H

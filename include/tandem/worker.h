@@ -251,9 +251,8 @@ typedef struct td_failure {
 /*
  * Called when a worker that failed or crashed is freed, or the program ends, without anybody having asked how it
  * ended; on the thread that freed it. If it was freed while it ran: a thread calls the hook itself when it ends; of a
- * process, whoever starts the next worker or ends the program. td_finish, and the end of the program, wait until those
- * that other threads call have returned. The default prints the sentence to stderr; NULL restores it. Returns the one
- * before. Python: threading.excepthook.
+ * process, whoever starts the next worker or ends the program. The default prints the sentence to stderr; NULL restores
+ * it. Returns the one before. Python: threading.excepthook.
  */
 typedef void td_failure_hook(const td_failure *failure);
 TD_API td_failure_hook *td_set_failure_hook(td_failure_hook *hook);

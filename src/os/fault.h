@@ -26,6 +26,8 @@ void td__fault_leave(const void *from); /* back into the process's own, if they 
  * one from now its process is killed (SIGKILL), n 0: never. Returns the steps counted since the last call.
  */
 long td__kill_at_step(long n);
+/* The same, but that the thread calls this function there. */
+long td__call_at_step(long n, void (*function)(void));
 
 /* Orders of events that are rare otherwise: at one of so many steps, at random, this thread gives its processor away or
  * sleeps for a moment. 0: never. */

@@ -9,24 +9,9 @@
 #include "queue/fifo.h"
 #include "queue/memory.h"
 #include "queue/wheel.h"
-#include "sync/forks.h"
 #include <tandem/shared.h>
 
 #include <limits.h>
-
-uint16_t td__queue_life = 1;
-
-static void in_child(bool spawns)
-{
-    (void)spawns;
-    td__queue_life++;
-}
-
-__attribute__((constructor)) static void register_forks(void)
-{
-    static const td__forks_handlers handlers = { .in_child = in_child };
-    td__forks_register(TD__FORKS_QUEUE, &handlers);
-}
 
 static inline uint64_t owner_of(const td__party *me, bool shared)
 {
@@ -113,9 +98,9 @@ static void give_up(td_queue *queue, td__party *me, bool shared, td__wheel *ring
         td__queue_skip(queue, me, shared ? me : NULL, ring, position, TD__OWNER(owner_of(me, shared)), true);
 }
 
-/* A private queue, after a fork: the place at this position, where nobody gets on, is that of a thread that is not in
- * this process. It is settled, and the caller looks again. */
-static bool left_by_fork(td_queue *queue, td__wheel *ring, uint64_t position)
+/* A private queue, after a fork: the place at this position is that of a thread that is not in this process. It goes on
+ * without. */
+static bool settle_place(td_queue *queue, td__wheel *ring, uint64_t position)
 {
     uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
     unsigned phase = TD__PHASE(state);
@@ -129,6 +114,22 @@ static bool left_by_fork(td_queue *queue, td__wheel *ring, uint64_t position)
         return false;
     return phase == TD__WRITING ? td__queue_skip(queue, me, NULL, ring, position, TD__OWNER(state), true)
                                 : td__queue_return(queue, me, ring, position, TD__RUN(state), TD__OWNER(state), true);
+}
+
+/* The place with this index in whatever lap it is. */
+static uint64_t position_of(const td__wheel *ring, uint64_t index)
+{
+    return (td__load_relaxed(&ring->head) & ~ring->mask) | index;
+}
+
+/* Nobody gets on at this position: is that because of a fork? Then it is settled, and the caller looks again. */
+static bool left_by_fork(td_queue *queue, td__wheel *ring, uint64_t position)
+{
+    if (td__queue_left(queue)) {
+        td__queue_settle(queue);
+        return true;
+    }
+    return settle_place(queue, ring, position);
 }
 
 /* --- puts -------------------------------------------------------------------------------------------------- */
@@ -310,7 +311,7 @@ static bool in_hands(td_queue *queue)
         for (uint64_t i = 0; ring && i < ring->capacity; i++)
             if (TD__PHASE(td__load_seq_cst(&td__wheel_cell(ring, i)->state)) >= TD__FULL) {
                 /* Nobody's hands, if he was left behind by a fork: then it comes back now. */
-                left_by_fork(queue, ring, (td__load_relaxed(&ring->head) & ~ring->mask) | i);
+                left_by_fork(queue, ring, position_of(ring, i));
                 return true;
             }
     }
@@ -334,6 +335,8 @@ static int leave_ring(td_queue *queue, td__wheel *ring, uint32_t *number)
 static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op, size_t most, td__wheel **ring,
                         td__claim *claimed)
 {
+    if (!shared && td__queue_left(queue)) /* first, as it may bring back what is older than all */
+        td__queue_settle(queue);
     if (td__unlikely(td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked))) {
         int r = look_behind(queue, me, shared, op, ring, claimed);
         if (r != TD_EEMPTY)
@@ -580,7 +583,8 @@ STRAIGHT bool get_quick(td_queue *queue, td__party *me, bool shared, void *item)
     uint64_t state = td__load_acquire(&cell->state);
     if (td__unlikely(state != (lap | TD__FULL) ||
                      td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked) ||
-                     td__load_acquire(&queue->gate) & TD__GATE_DROPPED))
+                     td__load_acquire(&queue->gate) & TD__GATE_DROPPED) ||
+        (!shared && td__queue_left(queue)))
         return false;
     if (shared)
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_GET, queue, position, (number << TD__SPAN_BITS) + 1);
@@ -709,4 +713,18 @@ bool td__fifo_has_space(td_queue *queue)
     if (!ring || !tail_of(ring, &position))
         return true;
     return td__load_seq_cst(&td__wheel_cell(ring, position)->state) == td__wheel_lap(ring, position);
+}
+
+/* Before the end of the first lap only those that a put has come to. */
+void td__fifo_settle(td_queue *queue)
+{
+    uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
+    for (uint32_t number = 0; number <= last; number++) {
+        td__wheel *ring = td__queue_ring(queue, number);
+        if (!ring)
+            return;
+        uint64_t tail = 0, used = tail_of(ring, &tail) && tail <= ring->mask ? tail : ring->capacity;
+        for (uint64_t i = 0; i < used; i++)
+            settle_place(queue, ring, position_of(ring, i));
+    }
 }

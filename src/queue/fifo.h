@@ -21,6 +21,9 @@ bool td__fifo_get_quick_shared(td_queue *queue, td__party *me, void *item);
 /* Throws away what is in the queue; for shutdown. The caller's step is open. */
 void td__fifo_drop(td_queue *queue, td__party *me);
 
+/* Of a private queue: all places that threads which a fork has left behind had claimed. */
+void td__fifo_settle(td_queue *queue);
+
 /* Hints: how many items are in the queue (as far as it is whole); how many have been put, with those that `skipped`
  * counts; false: it has been written over. */
 size_t td__fifo_size(td_queue *queue);

@@ -44,8 +44,10 @@ bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait)
         return true;
     if (shared)
         return td__heap_give(me, name, wait);
-    td__release(((void **)*name)[-1]);
+    void *block = ((void **)*name)[-1];
     *name = 0;
+    td__program_order(); /* the child of another thread's fork frees no block twice */
+    td__release(block);
     return true;
 }
 
@@ -79,7 +81,7 @@ int td__queue_extend(td_queue *queue, td__party *me, uint32_t number, uint64_t b
     if (*part == 0) {
         if (!td__queue_take(me, queue->shared, bytes, part))
             return td_last_error();
-    } else if (queue->shared && td_shared_size((void *)*part) < bytes) { /* if not, a dead one has come so far */
+    } else if (queue->shared && td_shared_size((void *)*part) < bytes) { /* if not, one that is gone came so far */
         return TD_ECORRUPT;
     }
     queue->proof[number] = ~*part;
@@ -98,7 +100,7 @@ static int add_ring(td_queue *queue, td__party *me, uint32_t number, uint64_t ca
     if (r < 0)
         return r;
     td__wheel *ring = (td__wheel *)queue->part[number];
-    if (there) /* a dead one has not come to the end of the zeros, perhaps */
+    if (there) /* a dead one, or one that a fork has left behind, may not have come to the end of the zeros */
         memset(ring, 0, bytes);
     td__wheel_init(ring, capacity, queue->stride, (char *)(ring + 1));
     td__program_order();
@@ -111,7 +113,7 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
     if (!me)
         return td_last_error();
     int r = 0;
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
     uint32_t gate = td__load_relaxed(&queue->gate);
     const td__wheel *last = td__queue_ring(queue, number);
     if (!last || !td__queue_is_whole(queue)) {

@@ -62,6 +62,7 @@ static void shape(td_queue *q, const td_queue_options *o)
     if (o->kind == TD_QUEUE_FIFO && !o->any_size)
         q->quick = o->shared ? TD__QUICK_SHARED : TD__QUICK_PRIVATE;
     q->capacity = o->capacity;
+    q->life = td__queue_life;
     q->key = o->priority;
     q->room = !o->any_size || o->item_size < TD__ROOM_MAX ? q->item_size : TD__ROOM_MAX;
     if (o->kind != TD_QUEUE_FIFO)
@@ -529,7 +530,7 @@ int td_queue_shutdown(td_queue *q, bool immediate)
         return td_last_error();
     if (q->shared)
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_GET, q, 0, 0);
-    td__section_enter(me, &q->latch);
+    td__queue_enter(q, me);
     /* Sequentially consistent, with enter() and drained() in fifo.c. Not undone: who sees it acts on it. */
     td__store_seq_cst(&q->gate, td__load_relaxed(&q->gate) | TD__GATE_SHUT | (immediate ? TD__GATE_DROPPED : 0));
     td__section_leave(me, &q->latch);
@@ -550,6 +551,8 @@ int td_queue_shutdown(td_queue *q, bool immediate)
  */
 static int unfinished(td_queue *q, uint64_t done)
 {
+    if (td__queue_left(q)) /* one that is half put counts until then */
+        td__queue_settle(q);
     uint64_t skipped = td__load_seq_cst(&q->skipped), put;
     if (q->kind != TD_QUEUE_FIFO)
         put = td__load_seq_cst(&q->serial);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The inside of queues: what fifo.c, sorted.c (LIFO, PRIORITY), sleep.c, repair.c and queue.c share. How it
+ * The inside of queues: what fifo.c, sorted.c (LIFO, PRIORITY), sleep.c, repair.c, forks.c and queue.c share. How it
  * works is told in docs/design/queue.md.
  *
  * A queue and all that belongs to it is in one kind of memory: this process's own, or the shared heap, where its
@@ -82,6 +82,20 @@ typedef struct td__wheel {
 
 enum { TD__QUICK_NOT, TD__QUICK_PRIVATE, TD__QUICK_SHARED };
 
+/*
+ * What a section of a private queue is in the middle of, for the child of a fork in which the thread is not there. It
+ * is written before the section changes anything, `effect` last; and there is none before the latch is acquired and
+ * after it is released. The section's last change is that of *effect.
+ */
+typedef struct td__change {
+    _Atomic uint64_t *effect; /* NULL: none; it has taken effect when this word is not `before` any more */
+    uint64_t before;
+    uint64_t serial, skipped; /* what they were */
+    /* PRIORITY: of the first `placed` slot numbers one may stand twice, and then `slot` nowhere. */
+    uint64_t placed;
+    uint32_t slot;
+} td__change;
+
 struct td_queue {
     /* fixed, and sealed, see td__queue_is_whole() */
     uint64_t magic, seal, seal_of_rest;
@@ -104,6 +118,7 @@ struct td_queue {
     _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
     _Atomic uint32_t for_items, for_space;   /* how many sleep there, or more: the dead are not taken off */
     _Atomic uint32_t returned, looked;       /* they differ: items have come back, see fifo.c */
+    _Atomic uint16_t life;                   /* private: td__queue_life when it was last put in order, see forks.c */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
     uintptr_t proof[TD__QUEUE_PARTS];        /* and their complements, for td__queue_part() */
@@ -116,6 +131,7 @@ struct td_queue {
     _Alignas(TD__QUEUE_LINE) _Atomic uint64_t count;
     _Atomic uint64_t serial; /* how many have been put */
     uint64_t slots;
+    td__change change; /* also of FIFO ones; private */
 
     _Alignas(TD__QUEUE_LINE) td__wheel first;
 };
@@ -145,16 +161,64 @@ typedef struct td__op {
 /* Tries, once: 0; TD_EFULL or TD_EEMPTY: wait; others are final. No sentence. */
 typedef int td__try(td_queue *queue, td__party *me, td__op *op);
 
+/* --- forks.c ----------------------------------------------------------------------------------------------- */
+
 /* Of private queues: the cells' owner. It changes with a fork, so that the places of the threads that are not there in
  * the child show. */
 extern uint16_t td__queue_life;
+
+/*
+ * A private queue that this process has from its parent is put in order before its first get here, and before its first
+ * section: what other threads of the parent were in the middle of when it forked is taken back, or done.
+ * `td__queue_left` says whether that is still to come.
+ */
+void td__queue_settle(td_queue *queue);
+static inline bool td__queue_left(const td_queue *queue)
+{
+    /* Acquire: all that has been put in order, with the store in td__queue_settle. */
+    return td__unlikely(td__load_acquire(&queue->life) != td__queue_life) && !queue->shared;
+}
+
+/* Every section of a queue's latch begins so. Outside of others. */
+static inline void td__queue_enter(td_queue *queue, td__party *me)
+{
+    if (td__queue_left(queue))
+        td__queue_settle(queue);
+    td__section_enter(me, &queue->latch);
+}
+
+/* In the section: its changes of `serial`, `skipped` and the order come between these, that of *effect last. One store
+ * alone needs no notes. */
+static inline void td__change_begin(td_queue *queue, _Atomic uint64_t *effect, uint64_t placed, uint32_t slot)
+{
+    td__change *change = &queue->change;
+    if (queue->shared) /* noted in the party's record */
+        return;
+    change->before = td__load_relaxed(effect);
+    change->serial = td__load_relaxed(&queue->serial);
+    change->skipped = td__load_relaxed(&queue->skipped);
+    change->placed = placed;
+    change->slot = slot;
+    td__program_order();
+    change->effect = effect;
+    td__program_order();
+}
+
+static inline void td__change_end(td_queue *queue)
+{
+    if (queue->shared)
+        return;
+    td__program_order();
+    queue->change.effect = NULL;
+    td__program_order();
+}
 
 /* --- repair.c ---------------------------------------------------------------------------------------------- */
 
 /*
  * The places of a run that `whose` owns (`owner` in its state) go on without items: what was in them, or was to come,
- * counts as skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues. `wait` false:
- * gives up instead of waiting for the latch, and returns false.
+ * counts as skipped. `whose` is the caller, or a dead party, whose step is open; NULL in private queues, where several
+ * may try. `wait` false: gives up instead of waiting for the latch, and returns false.
  */
 bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
                     uint16_t owner, bool wait);
@@ -197,6 +261,8 @@ uint32_t td__sorted_stride(const td_queue *queue);
 uint64_t td__sorted_bytes(const td_queue *queue, uint64_t slots);
 void td__sorted_init(td_queue *queue, uint64_t from, uint64_t count);
 void td__sorted_drop(td_queue *queue, td__party *me);
+/* Takes the order back to what it was before queue->change. */
+void td__sorted_take_back(td_queue *queue);
 
 /* --- rings ------------------------------------------------------------------------------------------------- */
 

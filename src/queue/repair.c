@@ -15,7 +15,7 @@ static bool enter(td_queue *queue, td__party *me, bool wait)
 {
     if (!wait)
         return td__section_try(me, &queue->latch);
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
     return true;
 }
 
@@ -54,27 +54,53 @@ static void return_run(td__wheel *ring, uint64_t position, uint32_t run)
     td__wheel_publish(td__wheel_cell(ring, position), lap | TD__BACK);
 }
 
-bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
-                    uint16_t owner, bool wait)
+static uint32_t owns_any(const td__wheel *ring, uint64_t position, uint16_t owner)
 {
     uint32_t run = owns(ring, position, owner, TD__WRITING);
-    if (run == 0)
-        run = owns(ring, position, owner, TD__READING);
+    return run > 0 ? run : owns(ring, position, owner, TD__READING);
+}
+
+/* Wholly in the section: another thread may meet the same place that a fork has left behind. */
+static void skip_private(td_queue *queue, td__party *me, td__wheel *ring, uint64_t position, uint16_t owner)
+{
+    td__queue_enter(queue, me);
+    uint32_t run = owns_any(ring, position, owner);
+    if (run > 0) {
+        td__change_begin(queue, &td__wheel_cell(ring, position)->state, 0, 0);
+        td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + run);
+        empty_run(ring, position, run);
+        td__change_end(queue);
+    }
+    td__section_leave(me, &queue->latch);
+}
+
+static bool skip_shared(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
+                        uint16_t owner, bool wait)
+{
+    uint32_t run = owns_any(ring, position, owner);
     if (run == 0)
         return true;
-    uint32_t *kind = whose ? &whose->step[TD__STEP_QUEUE].kind : NULL;
-    uint32_t former = kind ? *kind : 0;
-    if (!kind || former != TD__QUEUE_SKIP) {
+    uint32_t *kind = &whose->step[TD__STEP_QUEUE].kind, former = *kind;
+    if (former != TD__QUEUE_SKIP) {
         if (!enter(queue, me, wait))
             return false;
         td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + run);
-        if (kind)
-            td__set(me, kind, TD__QUEUE_SKIP); /* with it, so that it is counted once */
+        td__set(me, kind, TD__QUEUE_SKIP); /* with it, so that it is counted once */
         td__section_leave(me, &queue->latch);
     }
     empty_run(ring, position, run);
-    if (whose == me && kind)
+    if (whose == me)
         *kind = former;
+    return true;
+}
+
+bool td__queue_skip(td_queue *queue, td__party *me, td__party *whose, td__wheel *ring, uint64_t position,
+                    uint16_t owner, bool wait)
+{
+    if (!whose)
+        skip_private(queue, me, ring, position, owner);
+    else if (!skip_shared(queue, me, whose, ring, position, owner, wait))
+        return false;
     td__queue_wake_all(queue);
     return true;
 }

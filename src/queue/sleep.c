@@ -177,6 +177,8 @@ static bool has_item(td_queue *queue)
 bool td__queue_prepare(td_queue *queue, td__futex_item *item)
 {
     bool seen = true;
+    if (td__queue_left(queue)) /* it may bring items back */
+        td__queue_settle(queue);
     if (has_item(queue))
         return true;
     item->word = &queue->items;

@@ -2,7 +2,8 @@
 /*
  * LIFO and PRIORITY queues: under the queue's latch, each attempt one section. What it changes of what others rely on
  * (the count, the serial number, the order) is noted, and taken back if it dies; what it writes before that goes to
- * slots that nobody else looks at.
+ * slots that nobody else looks at. In private queues it is noted in short what may be half done (td__change), for the
+ * child of a fork: there the change of the count is the moment in which all takes effect.
  *
  * Slots stand in parts: the first has as many as the queue was made with, each further one as many as all before it. A
  * part is an array of slot numbers, then the slots. LIFO uses the slots in their order. PRIORITY keeps slot numbers:
@@ -189,9 +190,8 @@ static void sift_up(td_queue *queue, td__party *me, uint64_t at, uint32_t number
     td__set(me, order_at(queue, at), number);
 }
 
-static void sift_down(td_queue *queue, td__party *me, uint64_t count, uint32_t number, bool *bad)
+static void sift_down(td_queue *queue, td__party *me, uint64_t at, uint64_t count, uint32_t number, bool *bad)
 {
-    uint64_t at = 0;
     for (;;) {
         uint64_t child = at * 2 + 1;
         if (child >= count)
@@ -205,6 +205,42 @@ static void sift_down(td_queue *queue, td__party *me, uint64_t count, uint32_t n
         at = child;
     }
     td__set(me, order_at(queue, at), number);
+}
+
+/* While a slot's number is on its way, the one that it has passed last stands in two places: in those of a parent and a
+ * child; or, when a get has only just begun, in the first and the last. */
+static void complete(td_queue *queue, uint64_t placed, uint32_t missing)
+{
+    for (uint64_t i = 1; i < placed; i++) {
+        uint32_t number = *order_at(queue, i);
+        if (number == *order_at(queue, (i - 1) / 2) || number == *order_at(queue, 0)) {
+            *order_at(queue, i) = missing;
+            return;
+        }
+    }
+}
+
+static uint64_t place_in_order(const td_queue *queue, uint64_t last, uint32_t number)
+{
+    while (last > 0 && *order_at(queue, last) != number)
+        last--;
+    return last;
+}
+
+void td__sorted_take_back(td_queue *queue)
+{
+    uint64_t count = queue->change.before, placed = queue->change.placed;
+    uint32_t slot = queue->change.slot;
+    if (placed == 0) /* no change of the order */
+        return;
+    complete(queue, placed, slot);
+    if (placed > count) { /* a put: its slot is the first free one again */
+        *order_at(queue, place_in_order(queue, count, slot)) = *order_at(queue, count);
+        *order_at(queue, count) = slot;
+    }
+    bool bad = false;
+    for (uint64_t i = count / 2; i-- > 0;)
+        sift_down(queue, NULL, i, count, *order_at(queue, i), &bad);
 }
 
 /* --- attempts, in the section ------------------------------------------------------------------------------ */
@@ -230,16 +266,19 @@ static int put_one(td_queue *queue, td__party *me, const char *item)
     slot *slot = slot_at(queue, number);
     memcpy(slot + 1, item, queue->item_size);
     slot->serial = td__load_relaxed(&queue->serial);
+    td__change_begin(queue, &queue->count, sorted ? count + 1 : 0, number);
     if (sorted) {
         slot->key = key_of(queue, item);
         sift_up(queue, me, count, number, &bad);
     }
     if (td__unlikely(bad)) {
         td__section_undo(me);
+        td__change_end(queue);
         return TD_ECORRUPT;
     }
     td__set_atomic(me, &queue->serial, td__load_relaxed(&queue->serial) + 1);
     td__set_atomic(me, &queue->count, count + 1);
+    td__change_end(queue);
     return 0;
 }
 
@@ -249,14 +288,17 @@ static int get_first(td_queue *queue, td__party *me, char *out)
     bool bad = false;
     uint32_t top = number_at(queue, 0, &bad), last = number_at(queue, count - 1, &bad);
     memcpy(out, slot_at(queue, top) + 1, queue->item_size);
+    td__change_begin(queue, &queue->count, count, last);
     td__set(me, order_at(queue, count - 1), top);
     if (count > 1)
-        sift_down(queue, me, count - 1, last, &bad);
+        sift_down(queue, me, 0, count - 1, last, &bad);
     if (td__unlikely(bad)) {
         td__section_undo(me);
+        td__change_end(queue);
         return TD_ECORRUPT;
     }
     td__set_atomic(me, &queue->count, count - 1);
+    td__change_end(queue);
     return 1;
 }
 
@@ -285,7 +327,7 @@ int td__sorted_put(td_queue *queue, td__party *me, td__op *op)
     if (queue->capacity && td__load_seq_cst(&queue->count) == queue->capacity && !(gate & TD__GATE_SHUT))
         return TD_EFULL;
     while (r == 0 && op->done < op->count) {
-        td__section_enter(me, &queue->latch);
+        td__queue_enter(queue, me);
         r = put_one(queue, me, op->in + op->done * queue->item_size);
         td__section_leave(me, &queue->latch);
         if (r == 0)
@@ -304,7 +346,7 @@ int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
         return TD_EEMPTY;
     int r = 0;
     int64_t got = 0;
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
     gate = td__load_relaxed(&queue->gate);
     if (gate & TD__GATE_DROPPED || (td__load_relaxed(&queue->count) == 0 && gate & TD__GATE_SHUT))
         r = TD_ECLOSED;
@@ -323,8 +365,10 @@ int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
 
 void td__sorted_drop(td_queue *queue, td__party *me)
 {
-    td__section_enter(me, &queue->latch);
+    td__queue_enter(queue, me);
+    td__change_begin(queue, &queue->count, 0, 0);
     td__set_atomic(me, &queue->skipped, td__load_relaxed(&queue->skipped) + td__load_relaxed(&queue->count));
     td__set_atomic(me, &queue->count, 0);
+    td__change_end(queue);
     td__section_leave(me, &queue->latch);
 }

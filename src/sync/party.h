@@ -86,7 +86,7 @@ typedef struct td__party {
     uint32_t spins_failed, spins_skipped;
 
     /* own, read by others, with a cache line for itself: what it holds, or is about to, in that it stands here. See
-     * rwlock.c. */
+     * rwlock_places.c. */
     _Alignas(64) _Atomic uintptr_t reading[TD__READING_MAX];
     _Atomic uint32_t reading_top; /* above it none has been used; before it is */
 

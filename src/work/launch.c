@@ -164,16 +164,11 @@ void td__spawner_lost_worker(td__spawner *spawner, uint32_t index)
     td__event_fd_signal(td__arrivals); /* whose watcher repairs, and may have done so before */
 }
 
-/* All that it has forked dies with it: who learns of its end after this finds them gone, spares too. */
-void td__spawner_lost(td__spawner *spawner)
+/* All of whom the pid is known, or just all. False: there are others. */
+static bool lose_all(td__spawner *spawner, bool unnamed)
 {
-    td__parties_died(spawner->pid);
-    /* Sequentially consistent, with the CAS that takes a slot and the load of `dead` after it in process.c: either the
-     * starter sees that the spawner is dead, or we see its slot. */
-    td__store_seq_cst(&spawner->dead, 1);
-    /* Whom it had just forked tells its pid before it closes the spawner's end of the socket. */
-    td__wait_ready(spawner->control, false, td__deadline(td_s(DYING_LIMIT_S)));
     int64_t deadline = td__deadline(td_s(DYING_LIMIT_S));
+    bool all = true;
     td__lock_acquire(&spawner->losing);
     for (uint32_t index = 0; index < TD__SLOTS; index++) {
         if (td__load_acquire(&spawner->segment->in_use[index / 64]) == 0) {
@@ -182,12 +177,33 @@ void td__spawner_lost(td__spawner *spawner)
         }
         td__slot *slot = td__slot_at(spawner->segment, index);
         uint64_t word = td__load_seq_cst(&slot->word);
-        if (TD__WORD_STATE(word) == TD__TAKEN)
+        bool taken = TD__WORD_STATE(word) == TD__TAKEN;
+        if (TD__WORD_STATE(word) == TD__FREE || (!taken && TD__WORD_OWNER(word) != TD__OWNER_SPAWNER))
+            continue;
+        if (!unnamed && td__load_acquire(&slot->pid) == 0)
+            all &= (td__load_acquire(&slot->done) & TD__ENDED) != 0;
+        else if (taken)
             lose_worker(spawner, index, deadline);
-        else if (TD__WORD_STATE(word) != TD__FREE && TD__WORD_OWNER(word) == TD__OWNER_SPAWNER)
+        else
             await_death((pid_t)td__load_acquire(&slot->pid), deadline);
     }
     td__lock_release(&spawner->losing);
+    return all;
+}
+
+/* All that it has forked dies with it: who learns of its end after this finds them gone, spares too. */
+void td__spawner_lost(td__spawner *spawner)
+{
+    td__parties_died(spawner->pid);
+    /* Sequentially consistent, with the CAS that takes a slot and the load of `dead` after it in process.c: either the
+     * starter sees that the spawner is dead, or we see its slot. */
+    td__store_seq_cst(&spawner->dead, 1);
+    if (lose_all(spawner, false))
+        return;
+    /* Whom it had just forked tells its pid before it closes the spawner's end of the socket. (So would somebody whom
+     * .prepare has forked, and who lives on: hence the limit.) */
+    td__wait_ready(spawner->control, false, td__deadline(td_s(DYING_LIMIT_S)));
+    lose_all(spawner, true);
 }
 
 /* --- starting ---------------------------------------------------------------------------------------------- */

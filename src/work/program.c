@@ -193,8 +193,11 @@ static void after_fork_in_parent(bool spawner)
 static void after_fork_in_child(bool spawner)
 {
     td__the.pid = td__getpid();
-    if (spawner)
-        return; /* it becomes a worker, and says so itself */
+    if (spawner) { /* it becomes a worker, and says so itself */
+        td__registry_abandon();
+        td__hook_forget();
+        return;
+    }
     td__lock_release(&main_lock);
     td__registry_forget();
     td__registry_unlock();
@@ -236,15 +239,17 @@ static bool unsignalled_daemon(const td_worker *worker)
     return is_daemon_process(worker) && td__load_relaxed(&worker->stopping) == 0;
 }
 
-static void join_all(void)
+/* False: one of them cannot be joined, as it joins us. */
+static bool join_all(void)
 {
     td_worker *worker;
     while ((worker = td__registry_find(holds_up)) != NULL) {
         int code = worker->kind == TD_THREAD ? td__thread_wait(worker, 0) : td__process_wait(worker, 0);
         td__worker_unref(worker);
         if (code < 0)
-            break;
+            return false;
     }
+    return true;
 }
 
 static void end_daemons(void)
@@ -270,16 +275,20 @@ static void end_daemons(void)
 
 static void finish(void)
 {
-    /* Before the gate, as those who are joined may start others; and the hook is called outside of it, as it may too.
-     */
-    join_all();
-    td__registry_tell_all();
-    if (gate_close()) {
-        join_all();
-        end_daemons();
-        td__bridge_stop();
-        td__spawners_finish();
-        td__identity_forget();
+    /* Outside of the gate, as those who are joined may start others, and so may the hook. */
+    bool last = false;
+    while (!last) {
+        bool all = join_all();
+        td__registry_tell_all();
+        if (!gate_close())
+            break;
+        last = !all || td__registry_list(NULL, 0, holds_up) == 0;
+        if (last) {
+            end_daemons();
+            td__bridge_stop();
+            td__spawners_finish();
+            td__identity_forget();
+        }
         gate_open();
     }
     td__registry_tell_all();

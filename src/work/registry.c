@@ -6,18 +6,10 @@
  */
 #include "work/worker.h"
 
-#include <limits.h>
-
 enum { NO_LIST = 0, LIVING = 1, ENDED = 2, LISTS = 3 };
 
 static td__lock lock;
 static td_worker *first[LISTS], *last[LISTS]; /* under lock */
-
-/* How many failures are being told, and TOLD times how many have been: who ends the program waits for those that other
- * threads tell, which may have freed what they tell of. A futex. */
-#define TOLD 0x10000u
-static _Atomic uint32_t telling;
-static _Thread_local uint32_t telling_here; /* the share of this thread: it is in a hook */
 
 void td__registry_lock(void)
 {
@@ -71,6 +63,25 @@ void td__registry_remove(td_worker *worker)
         td__worker_unref(worker);
 }
 
+/* Under lock, as no new reference comes but from the list: whoever takes them all away decides what is next. */
+bool td__registry_leave(td_worker *worker, bool told)
+{
+    td__registry_lock();
+    bool listed = worker->list == LIVING;
+    uint32_t ours = listed ? 2 : 1;
+    /* As in td__worker_unref. Who drops the last reference after this waits for the lock before it frees the worker. */
+    bool alone = td__fetch_sub_acq_rel(&worker->references, ours) == ours;
+    if (alone && listed && !told) {
+        td__store_relaxed(&worker->references, ours);
+    } else if (listed) {
+        take_out(worker);
+        if (!alone)
+            put(worker, ENDED);
+    }
+    td__registry_unlock();
+    return alone;
+}
+
 void td__registry_drop(td_worker *worker)
 {
     td__registry_lock();
@@ -107,62 +118,30 @@ size_t td__registry_list(td_worker **workers, size_t capacity, td__worker_test *
     return count;
 }
 
-/* Of the ended one that is still to be told, referenced; else NULL, and whether there is one whose last reference has
- * just gone, by somebody who is about to tell. */
-static td_worker *next_untold(bool *going)
+/* One of the ended that is still to be told, referenced: unless its last reference is just going, which then tells. */
+static td_worker *next_untold(void)
 {
-    *going = false;
     td__registry_lock();
     td_worker *worker = first[ENDED];
     for (; worker; worker = worker->next) {
+        uint32_t references = td__load_relaxed(&worker->references);
         if (!td__worker_untold(worker))
             continue;
-        uint32_t references = td__load_relaxed(&worker->references);
         while (references > 0 && !td__cas_acq_rel(&worker->references, &references, references + 1))
             ;
         if (references > 0)
             break;
-        *going = true;
     }
     td__registry_unlock();
     return worker;
 }
 
-bool td__registry_claim(td_worker *worker)
-{
-    td__registry_lock();
-    bool ours = td__worker_untold(worker);
-    if (ours) {
-        td__store_relaxed(&worker->told, 1);
-        td__fetch_add_relaxed(&telling, 1);
-        telling_here++;
-    }
-    td__registry_unlock();
-    return ours;
-}
-
-void td__registry_told(void)
-{
-    telling_here--;
-    /* Release: what the hook did, to who waits for it. */
-    td__fetch_add_acq_rel(&telling, TOLD - 1);
-    td__futex_wake(&telling, INT_MAX, false);
-}
-
 void td__registry_tell_all(void)
 {
-    for (;;) {
-        td_worker *worker;
-        bool going;
-        uint32_t before = td__load_acquire(&telling);
-        while ((worker = next_untold(&going)) != NULL) {
-            td__worker_tell(worker);
-            td__worker_unref(worker);
-        }
-        /* A hook that ends the program does not wait for itself, nor for another one that does the same. */
-        if (telling_here || (!going && before % TOLD == 0 && td__load_acquire(&telling) == before))
-            return;
-        td__futex_wait(&telling, before, 0, false);
+    td_worker *worker;
+    while ((worker = next_untold()) != NULL) {
+        td__worker_tell(worker);
+        td__worker_unref(worker);
     }
 }
 
@@ -174,5 +153,12 @@ void td__registry_forget(void)
     for (int list = LIVING; list < LISTS; list++)
         while (first[list])
             take_out(first[list]);
-    td__store_relaxed(&telling, telling_here);
+}
+
+/* What is not there is not written: that would make each worker a page of its own. */
+void td__registry_abandon(void)
+{
+    if (td__load_relaxed(&lock.word))
+        lock = (td__lock){ 0 };
+    td__registry_forget();
 }

@@ -79,6 +79,7 @@ void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
         td__punch(file, window_offset(index, 1), TD__WINDOW_HALF);
     slot->reply.in_window = 0;
     uint64_t word = td__load_relaxed(&slot->word);
+    td__store_relaxed(&slot->pid, 0); /* of the next use it is another's, or not known yet */
     td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word), 0, TD__FREE));
     /* Sequentially consistent, with the taker, who sets the bit after its CAS of the word: one of us sees the other, so
      * that the bit of a slot in use does not stay clear. */

@@ -12,6 +12,21 @@
 #include <errno.h>
 #include <limits.h>
 
+/* Nobody had a handle that could ask, and the hook has been told. Somebody may have got one meanwhile. */
+static void ended_alone(void *arg)
+{
+    td_worker *worker = arg;
+    td__self = NULL;
+    if (td__the.epoch != worker->epoch) /* the hook forked, and this is the child */
+        return;
+    if (!td__registry_leave(worker, true))
+        return;
+    pthread_detach(pthread_self());
+    td__store_relaxed(&worker->references, 1);
+    td__store_relaxed(&worker->joining, TD__JOINED);
+    td__worker_unref(worker);
+}
+
 /* The thread's last act, whether its target has returned or it was left by pthread_exit or pthread_cancel. */
 static void ended(td_worker *worker)
 {
@@ -24,14 +39,13 @@ static void ended(td_worker *worker)
     if (worker->sentinel >= 0)
         td__event_fd_signal(worker->sentinel);
     td__lock_release(&worker->lock);
-    td__self = NULL;
-    td__registry_remove(worker);
-    if (td__fetch_sub_acq_rel(&worker->references, 1) == 1) { /* nobody can join it any more */
-        pthread_detach(pthread_self());
-        td__store_relaxed(&worker->references, 1);
-        td__store_relaxed(&worker->joining, TD__JOINED);
-        td__worker_unref(worker);
+    if (!td__registry_leave(worker, false)) {
+        td__self = NULL;
+        return;
     }
+    pthread_cleanup_push(ended_alone, worker); /* a hook may leave by pthread_exit */
+    td__worker_tell(worker);
+    pthread_cleanup_pop(1);
 }
 
 /* No return from the target: as when a process exits inside it. */

@@ -219,6 +219,8 @@ void td__worker_unref(td_worker *worker)
         return;
     }
     bool ours = worker->epoch == td__the.epoch;
+    if (ours)
+        td__registry_drop(worker);
     if (ours && !worker->stand_in) {
         if (worker->kind == TD_THREAD)
             td__thread_last_reference(worker);
@@ -226,8 +228,6 @@ void td__worker_unref(td_worker *worker)
             td__process_let_go(worker);
         td__worker_tell(worker);
     }
-    if (ours)
-        td__registry_drop(worker); /* after it is told: see td__registry_tell_all */
     td__worker_close_connections(worker);
     td__close(worker->sentinel);
     td__release(worker->result);
@@ -690,7 +690,8 @@ static void print_failure(const td_failure *failure)
 
 void td__hook_forget(void)
 {
-    hook_lock = (td__lock){ 0 };
+    if (td__load_relaxed(&hook_lock.word)) /* not written in vain, as in td__registry_abandon */
+        hook_lock = (td__lock){ 0 };
 }
 
 td_failure_hook *td_set_failure_hook(td_failure_hook *wanted)
@@ -708,15 +709,9 @@ bool td__worker_untold(const td_worker *worker)
            !td__load_relaxed(&worker->asked) && !td__load_relaxed(&worker->told);
 }
 
-static void told(void *unused)
-{
-    (void)unused;
-    td__registry_told();
-}
-
 void td__worker_tell(td_worker *worker)
 {
-    if (!td__worker_untold(worker) || !td__registry_claim(worker))
+    if (!td__worker_untold(worker) || atomic_exchange_explicit(&worker->told, 1, memory_order_acq_rel))
         return;
     char sentence[SENTENCE_MAX]; /* for the hook's time, so that it needs no memory */
     write_sentence(worker, true, sentence, sizeof sentence);
@@ -730,9 +725,7 @@ void td__worker_tell(td_worker *worker)
     td__lock_acquire(&hook_lock);
     td_failure_hook *call = hook ? hook : print_failure;
     td__lock_release(&hook_lock);
-    pthread_cleanup_push(told, NULL); /* also if it leaves by pthread_exit */
     call(&failure);
-    pthread_cleanup_pop(1);
 }
 
 /* --- what it is ------------------------------------------------------------------------------------------------------

@@ -195,6 +195,12 @@ void td__worker_prepared_done(td_worker *worker);
 
 void td__registry_add(td_worker *worker);
 void td__registry_remove(td_worker *worker);
+/*
+ * By a thread that ends: it gives up its reference and the list's. True: nobody else has any. Then the worker stays as
+ * it is, in the list, so that the program's end waits for the thread while it tells, and this is called again; `told`:
+ * it has been told, and is the caller's to free.
+ */
+bool td__registry_leave(td_worker *worker, bool told);
 /* The first living worker that passes the test, referenced, or NULL. The test runs under the lock. */
 typedef bool td__worker_test(const td_worker *worker);
 td_worker *td__registry_find(td__worker_test *test);
@@ -202,12 +208,10 @@ size_t td__registry_list(td_worker **workers, size_t capacity, td__worker_test *
 void td__registry_lock(void);
 void td__registry_unlock(void);
 void td__registry_forget(void);            /* in a forked child: all workers were the parent's */
+void td__registry_abandon(void);           /* in a worker of the spawner, without the lock: those of .prepare */
 void td__registry_drop(td_worker *worker); /* its handle is about to be freed */
-/* The failure hook is told of all that have ended and that nobody asked about, by us or by others: it has returned for
- * each, but for those in which this is called. */
+/* Tells the failure hook of all workers that have ended and that nobody asked about. */
 void td__registry_tell_all(void);
-bool td__registry_claim(td_worker *worker); /* true: it has something to tell, which is the caller's to do; then: */
-void td__registry_told(void);
 
 /* --- thread.c ---------------------------------------------------------------------------------------------- */
 

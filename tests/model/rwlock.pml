@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The read-write lock (src/sync/rwlock.c) on processors that put stores into a buffer: its quick ways, the draining of
+ * The read-write lock (src/sync/rwlock*.c) on processors that put stores into a buffer: its quick ways, the draining of
  * readers that stand in their records, the gate between them and the monitor, and one death at any step.
  *
  * Of the stores, two are no locked instructions, and are looked at by who has not the latch: a reader's leaving of its

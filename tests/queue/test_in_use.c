@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <tandem.h>
 #include "queue/queue.h"
+#include "sync/section.h"
 #include "sync/use.h"
 
 #ifdef TD_DEBUG
@@ -261,13 +262,18 @@ static td_worker *start_use(stage *s, bool process, td_target *target)
     return w;
 }
 
-/* After which it is no reason any more. */
+/* After which it is no reason any more. Its death is known then, but nobody has repaired after it: what comes next
+ * meets its record, and what it has left in the object. */
 static void kill_and_free(td_worker *w)
 {
+    td__party *me = td__party_self();
+    td__latch *repair = (td__latch *)(void *)td__the_region->repair;
+    td__section_enter(me, repair);
     td_kill(w);
     REQUIRE_OK(td_join(w));
     td_outcome(w);
     td_free(w);
+    td__section_leave(me, repair);
 }
 
 /* row, place (p: private, t: shared and a thread, P: shared and a process; k: which is killed), how it ends (d: its own

@@ -11,10 +11,12 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "sync/section.h"
-#include "sync/wait.h"
+#include "sync/rwlock.h"
 
 enum { HAS, END };
+
+/* What a worker does with it, in `what`. */
+enum { READS, WRITES, READS_TWICE, DOWNGRADES };
 
 typedef struct table {
     td_rwlock lock;
@@ -26,27 +28,20 @@ typedef struct table {
     td_cancel cancel;
 } table;
 
-/* The writer's half of the gate, or the other one. */
-static uint16_t gate_half(const td_rwlock *lock, int which)
-{
-    return td__load_relaxed((const _Atomic uint16_t *)(const void *)&lock->td_words[4] + which);
-}
-
 static int waiters_of(const td_rwlock *lock)
 {
     int count = 0;
-    const td__waiters *list = (const td__waiters *)(const void *)&lock->td_words[2];
-    for (uint16_t at = list->first; at && count < 1000; at = td__party_at(at)->next)
+    const td__rwlock *l = td__rwlock_inside(lock);
+    for (uint16_t at = l->waiters.first; at && count < 1000; at = td__party_at(at)->next)
         count++;
     /* A writer that waits for readers by their records has closed the gate, but is not on the list. */
-    uint16_t writer = gate_half(lock, 0);
-    return count + (writer && gate_half(lock, 1) & 4);
+    return count + (l->writer && td__rwlock_bits(l) & TD__RW_DRAINS);
 }
 
 /* Does a writer sleep until the readers have left? */
 static bool drain_sleeps(const td_rwlock *lock)
 {
-    return gate_half(lock, 1) & 8;
+    return td__rwlock_bits(td__rwlock_inside(lock)) & TD__RW_ASLEEP;
 }
 
 static int waiters(const table *t)
@@ -189,13 +184,31 @@ TEST(misuse_aborts_with_a_sentence)
 
 /* --- several ----------------------------------------------------------------------------------------------- */
 
-/* As `what` says ('r' or 'w'), in its turn; keeps it until it may go on. */
+static int acquire(table *t, bool writes)
+{
+    return writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG);
+}
+
+/* With the numbers from 0. */
+static void begin_all(const mode *how, td_target *target, table *t, td_worker **w, int count)
+{
+    for (int i = 0; i < count; i++)
+        w[i] = begin(how, target, t, i);
+}
+
+static void end_all(td_worker **w, int count)
+{
+    for (int i = 0; i < count; i++)
+        end_well(w[i]);
+}
+
+/* As its number says: the n-th, to read with 2 n, to write with 2 n + 1. Keeps it until it may go on. */
 static int comes(td_call *call)
 {
     table *t = OBJECT(call);
     int n = NUMBER(call) / 2;
     bool writes = NUMBER(call) % 2;
-    CHECK(writes ? td_rwlock_acquire_write_for(&t->lock, LONG) >= 0 : td_rwlock_acquire_read_for(&t->lock, LONG) >= 0);
+    CHECK(acquire(t, writes) >= 0);
     CHECK(writes ? td_rwlock_owned_write(&t->lock) : td_rwlock_owned_read(&t->lock));
     t->order[t->count++] = n;
     t->got[n] = 1;
@@ -232,8 +245,7 @@ TEST_PLACES(in_order_of_arrival)
         for (; i < end; i++)
             t->go[i] = 1;
     }
-    for (int i = 0; i < COUNT; i++)
-        end_well(w[i]);
+    end_all(w, COUNT);
     table_free(how, t);
 }
 
@@ -251,8 +263,7 @@ TEST_PLACES(a_crowd_of_readers_comes_in_together)
     UNTIL(td_rwlock_readers(&t->lock) == CROWD + 1);
     for (int i = 0; i < CROWD; i++)
         t->go[i] = 1;
-    for (int i = 0; i < CROWD; i++)
-        end_well(w[i]);
+    end_all(w, CROWD);
     td_rwlock_release(&t->lock);
     table_free(how, t);
 }
@@ -317,16 +328,14 @@ TEST_PLACES(giving_up_leaves_nothing_behind)
 
 /* --- stress ------------------------------------------------------------------------------------------------ */
 
-static void acquire(table *t, bool writes)
+static int stressed_acquire(table *t, bool writes)
 {
-    if (t->is_pthread)
-        REQUIRE_INT(writes ? pthread_rwlock_wrlock(&t->theirs) : pthread_rwlock_rdlock(&t->theirs), 0);
-    else
-        REQUIRE_INT(writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG),
-                    0);
+    if (!t->is_pthread)
+        return acquire(t, writes);
+    return writes ? pthread_rwlock_wrlock(&t->theirs) : pthread_rwlock_rdlock(&t->theirs);
 }
 
-static void release(table *t)
+static void stressed_release(table *t)
 {
     if (t->is_pthread)
         pthread_rwlock_unlock(&t->theirs);
@@ -343,7 +352,7 @@ static int reads_and_writes(td_call *call)
     for (int i = 0; i < t->rounds; i++) {
         seed = seed * 1103515245 + 12345;
         bool writes = (seed >> 16) % 4 == 0;
-        acquire(t, writes);
+        REQUIRE_INT(stressed_acquire(t, writes), 0);
         if (writes) {
             CHECK_INT(t->writing++, 0);
             CHECK_INT(t->reading, 0);
@@ -361,27 +370,25 @@ static int reads_and_writes(td_call *call)
             CHECK_INT(first, t->second);
             t->reading--;
         }
-        release(t);
+        stressed_release(t);
         t->got[n]++;
     }
     return 0;
 }
 
-static void stress(const mode *how, table *t)
+static void stress(const mode *how, td_target *target, table *t, int rounds)
 {
     td_worker *w[6];
-    t->rounds = 2000 / SLOW;
-    for (int i = 0; i < 6; i++)
-        w[i] = begin(how, reads_and_writes, t, i);
-    for (int i = 0; i < 6; i++)
-        end_well(w[i]);
+    t->rounds = rounds / SLOW;
+    begin_all(how, target, t, w, 6);
+    end_all(w, 6);
     CHECK_INT(t->first, t->second);
 }
 
 TEST_PLACES(readers_and_writers)
 {
     table *t = object_new(how, sizeof *t);
-    stress(how, t);
+    stress(how, reads_and_writes, t, 2000);
     table_free(how, t);
 }
 
@@ -390,7 +397,7 @@ TEST(readers_and_writers_pthread)
     table *t = object_new(&mode_private, sizeof *t);
     t->is_pthread = true;
     pthread_rwlock_init(&t->theirs, NULL);
-    stress(&mode_private, t);
+    stress(&mode_private, reads_and_writes, t, 2000);
     object_free(&mode_private, t);
 }
 
@@ -415,7 +422,7 @@ HELPER(reads_and_writes_without_barriers)
     static const mode *const modes[] = { &mode_private, &mode_thread, &mode_forkserver, &mode_fork };
     for (size_t i = 0; i < TD__COUNT(modes); i++) {
         table *t = object_new(modes[i], sizeof *t);
-        stress(modes[i], t);
+        stress(modes[i], reads_and_writes, t, 2000);
         CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
         CHECK_INT(td__me->reading_top, 0);
         td_rwlock_release(&t->lock);
@@ -441,96 +448,64 @@ static int reads_and_writes_in_a_sandbox(td_call *call)
 TEST_PLACES(barriers_refused_later)
 {
     table *t = object_new(how, sizeof *t);
-    td_worker *w[6];
-    t->rounds = 500 / SLOW;
-    for (int i = 0; i < 6; i++)
-        w[i] = begin(how, reads_and_writes_in_a_sandbox, t, i);
-    for (int i = 0; i < 6; i++)
-        end_well(w[i]);
-    CHECK_INT(t->first, t->second);
+    stress(how, reads_and_writes_in_a_sandbox, t, 500);
     table_free(how, t);
 }
 
-static int reads_until_told(td_call *call)
+/* By `what`: readers, or writers, come without a pause until the other kind has come through fifty times. */
+static int comes_until_told(td_call *call)
 {
     table *t = OBJECT(call);
     while (!event_is_set(END)) {
-        CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
-        t->reading++;
+        CHECK_INT(acquire(t, t->what == WRITES), 0);
         t->got[NUMBER(call)]++;
         td_rwlock_release(&t->lock);
     }
     return 0;
 }
 
-static int writes_sometimes(td_call *call)
+static int comes_sometimes(td_call *call)
 {
     table *t = OBJECT(call);
     for (int i = 0; i < 50; i++) {
-        CHECK_INT(td_rwlock_acquire_write_for(&t->lock, LONG), 0);
-        t->first++;
+        CHECK_INT(acquire(t, t->what != WRITES), 0);
+        t->count++;
         td_rwlock_release(&t->lock);
     }
     return 0;
+}
+
+static void comes_through(const mode *how, int what, int crowd)
+{
+    table *t = object_new(how, sizeof *t);
+    td_worker *w[4];
+    t->what = what;
+    begin_all(how, comes_until_told, t, w, crowd);
+    for (int i = 0; i < crowd; i++)
+        UNTIL(t->got[i]);
+    end_well(begin(how, comes_sometimes, t, 0));
+    event_set(END);
+    end_all(w, crowd);
+    CHECK_INT(t->count, 50);
+    table_free(how, t);
 }
 
 /* A stream of readers that never breaks off does not keep a writer out, which pthread's would. */
 TEST_PLACES(writers_do_not_starve)
 {
-    table *t = object_new(how, sizeof *t);
-    td_worker *w[4];
-    for (int i = 0; i < 4; i++)
-        w[i] = begin(how, reads_until_told, t, i);
-    UNTIL(t->got[0] && t->got[1] && t->got[2] && t->got[3]);
-    end_well(begin(how, writes_sometimes, t, 0));
-    event_set(END);
-    for (int i = 0; i < 4; i++)
-        end_well(w[i]);
-    CHECK_INT(t->first, 50);
-    table_free(how, t);
-}
-
-static int writes_until_told(td_call *call)
-{
-    table *t = OBJECT(call);
-    while (!event_is_set(END)) {
-        CHECK_INT(td_rwlock_acquire_write_for(&t->lock, LONG), 0);
-        t->got[NUMBER(call)]++;
-        td_rwlock_release(&t->lock);
-    }
-    return 0;
-}
-
-static int reads_sometimes(td_call *call)
-{
-    table *t = OBJECT(call);
-    for (int i = 0; i < 50; i++) {
-        CHECK_INT(td_rwlock_acquire_read_for(&t->lock, LONG), 0);
-        td_rwlock_release(&t->lock);
-    }
-    return 0;
+    comes_through(how, READS, 4);
 }
 
 TEST_PLACES(readers_do_not_starve)
 {
-    table *t = object_new(how, sizeof *t);
-    td_worker *w[3];
-    for (int i = 0; i < 3; i++)
-        w[i] = begin(how, writes_until_told, t, i);
-    UNTIL(t->got[0] && t->got[1] && t->got[2]);
-    end_well(begin(how, reads_sometimes, t, 0));
-    event_set(END);
-    for (int i = 0; i < 3; i++)
-        end_well(w[i]);
-    table_free(how, t);
+    comes_through(how, WRITES, 3);
 }
 
 static int acquires_and_releases(td_call *call)
 {
     table *t = OBJECT(call);
     REQUIRE(td__party_self()); /* else it comes slowly */
-    CHECK_INT(NUMBER(call) ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG),
-              0);
+    CHECK_INT(acquire(t, NUMBER(call)), 0);
     t->got[0] = 1;
     td_rwlock_release(&t->lock);
     t->got[1] = 1;
@@ -543,7 +518,7 @@ TEST_PLACES(who_leaves_last_leaves_after_who_let_it_in)
 {
     for (int writes = 0; writes <= 1; writes++) {
         table *t = object_new(how, sizeof *t);
-        td__latch *latch = (td__latch *)(void *)&t->lock;
+        td__latch *latch = &td__rwlock_inside(&t->lock)->monitor.latch;
         td__section_enter(td__party_self(), latch); /* as at the end of a slow release */
         td_worker *w = begin(how, acquires_and_releases, t, writes);
         /* It has it, in spite of the latch, and then waits for that. */
@@ -563,7 +538,7 @@ TEST_PLACES(a_reader_may_try_again_past_a_writer_that_came_quickly)
     CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
     td_worker *w = begin(how, acquires_and_releases, t, 1);
     UNTIL(waiters(t) == 1);
-    CHECK_INT(gate_half(&t->lock, 1) & 1, 0);
+    CHECK_INT(td__rwlock_bits(td__rwlock_inside(&t->lock)) & TD__RW_CLOSED, 0);
     CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
     CHECK_ERROR(td_rwlock_try_acquire_write(&t->lock), TD_EDEADLOCK);
     td_rwlock_release(&t->lock);
@@ -617,18 +592,20 @@ TEST(a_thread_that_ends_holding_it)
     ended_threads(&mode_thread);
 }
 
-enum { READS, WRITES, READS_TWICE, DOWNGRADES };
-
 enum { HELD = 15 }; /* in `got`: the victim has it */
+
+static bool does_write(int what)
+{
+    return what == WRITES || what == DOWNGRADES;
+}
 
 static int holds_and_dies(td_call *call)
 {
     table *t = OBJECT(call);
-    bool writes = t->what == WRITES || t->what == DOWNGRADES;
     td__kill_at_step(NUMBER(call));
-    int r = writes ? td_rwlock_acquire_write_for(&t->lock, LONG) : td_rwlock_acquire_read_for(&t->lock, LONG);
+    int r = acquire(t, does_write(t->what));
     if (t->what == READS_TWICE)
-        r |= td_rwlock_acquire_read_for(&t->lock, LONG);
+        r |= acquire(t, false);
     t->got[HELD] = 1;
     td__step_point();
     t->got[HELD] = 0;
@@ -650,26 +627,42 @@ static void set_gate(td_rwlock *lock, int gate)
     if (gate == FOR_READERS) {
         CHECK_INT(td_rwlock_acquire_read(lock), 0);
         td_rwlock_release(lock);
-        CHECK_INT(gate_half(lock, 1), 2);
+        CHECK_INT(td__rwlock_inside(lock)->gate, TD__RW_BY_RECORD);
     } else if (gate == COOL) {
-        ((_Atomic uint16_t *)(void *)&lock->td_words[4])[1] = 2 * 256;
+        td__rwlock_inside(lock)->gate = 2 * TD__RW_COOL_ONE;
     }
 }
 
-/* It acquires a free lock and releases it, and dies at each step; nobody waits. */
-static bool kill_alone(const mode *how, long n, int what, int gate)
+/* Waits for the victim's end: true if it returned, false if it was killed and all of it is repaired. */
+static bool survived(td_worker *victim)
 {
-    table *t = object_new(how, sizeof *t);
-    t->what = what;
-    set_gate(&t->lock, gate);
-    td_worker *victim = begin(how, holds_and_dies, t, (int)n);
     pid_t pid = td_pid(victim);
+    REQUIRE(pid > 0);
     bool well = returned(victim);
     if (!well)
         repaired(pid);
+    return well;
+}
+
+/* What the victim of a ladder does, and how it finds the lock. */
+static int climbing, gate;
+
+static table *table_to_climb(const mode *how)
+{
+    table *t = object_new(how, sizeof *t);
+    t->what = climbing;
+    return t;
+}
+
+/* It acquires a free lock and releases it, and dies at each step; nobody waits. */
+static bool kill_alone(const mode *how, long n)
+{
+    table *t = table_to_climb(how);
+    set_gate(&t->lock, gate);
+    bool well = survived(begin(how, holds_and_dies, t, (int)n));
     CHECK_INT(td_rwlock_readers(&t->lock), 0);
     CHECK(!td_rwlock_writing(&t->lock));
-    bool wrote = what == WRITES || what == DOWNGRADES;
+    bool wrote = does_write(climbing);
     int r = td_rwlock_try_acquire_read(&t->lock);
     CHECK(r == 0 || (r == TD_OWNER_DIED && wrote && !well));
     CHECK(r == TD_OWNER_DIED || !wrote || !t->got[HELD]);
@@ -682,12 +675,11 @@ static bool kill_alone(const mode *how, long n, int what, int gate)
 }
 
 /* The same while a writer has it and then readers and a writer wait on both sides of it. */
-static bool kill_among_others(const mode *how, long n, int what)
+static bool kill_among_others(const mode *how, long n)
 {
-    table *t = object_new(how, sizeof *t);
+    table *t = table_to_climb(how);
     td_worker *w[4];
     static const char line[] = "rwrw";
-    t->what = what;
     CHECK_INT(td_rwlock_acquire_write(&t->lock), 0);
     for (int i = 0; i < 2; i++) {
         w[i] = begin(&mode_thread, comes, t, i * 2 + (line[i] == 'w'));
@@ -698,15 +690,11 @@ static bool kill_among_others(const mode *how, long n, int what)
     for (int i = 2; i < 4; i++)
         w[i] = begin(&mode_thread, comes, t, i * 2 + (line[i] == 'w'));
     UNTIL(waiters(t) >= 4);
-    pid_t pid = td_pid(victim);
     for (int i = 0; i < 4; i++)
         t->go[i] = 1;
     td_rwlock_release(&t->lock);
-    bool well = returned(victim);
-    for (int i = 0; i < 4; i++)
-        end_well(w[i]);
-    if (!well)
-        repaired(pid);
+    bool well = survived(victim);
+    end_all(w, 4);
     CHECK_INT(td_rwlock_readers(&t->lock), 0);
     CHECK(!td_rwlock_writing(&t->lock));
     table_free(how, t);
@@ -715,22 +703,18 @@ static bool kill_among_others(const mode *how, long n, int what)
 
 /* It writes, or is about to, while others read by their records: it drains, and sleeps for that. A reader waits behind
  * it. */
-static bool kill_draining(const mode *how, long n, int what)
+static bool kill_draining(const mode *how, long n)
 {
-    table *t = object_new(how, sizeof *t);
-    t->what = what;
+    table *t = table_to_climb(how);
     CHECK_INT(td_rwlock_acquire_read(&t->lock), 0);
     td_worker *victim = begin(how, holds_and_dies, t, (int)n);
-    pid_t pid = td_pid(victim);
     UNTIL(drain_sleeps(&t->lock) || ended(victim));
     td_worker *reader = begin(&mode_thread, comes, t, 0);
     UNTIL(waiters(t) == 2 || t->got[0] || ended(victim));
     t->go[0] = 1;
     td_rwlock_release(&t->lock);
-    bool well = returned(victim);
+    bool well = survived(victim);
     end_well(reader);
-    if (!well)
-        repaired(pid);
     int r = td_rwlock_try_acquire_read(&t->lock);
     CHECK(r == 0 || (r == TD_OWNER_DIED && !well));
     CHECK(r == TD_OWNER_DIED || !t->got[HELD]);
@@ -756,83 +740,54 @@ static int leaves_and_dies(td_call *call)
     return 0;
 }
 
-static bool kill_leaving(const mode *how, long n, int what)
+static bool kill_leaving(const mode *how, long n)
 {
-    table *t = object_new(how, sizeof *t);
-    t->what = what;
+    table *t = table_to_climb(how);
     td_worker *victim = begin(how, leaves_and_dies, t, (int)n);
-    pid_t pid = td_pid(victim);
     UNTIL(t->got[1]);
     td_worker *writer = begin(&mode_thread, comes, t, 1);
     t->go[0] = 1;
-    bool well = returned(victim);
+    bool well = survived(victim);
     end_well(writer);
-    if (!well)
-        repaired(pid);
     CHECK_INT(td_rwlock_try_acquire_read(&t->lock), 0);
     td_rwlock_release(&t->lock);
     table_free(how, t);
     return !well;
 }
 
-static int climbing, gate; /* what the victim of the ladder does, and how it finds the lock */
-
-static bool rung_alone(const mode *how, long n)
-{
-    return kill_alone(how, n, climbing, gate);
-}
-
-static bool rung_draining(const mode *how, long n)
-{
-    return kill_draining(how, n, climbing);
-}
-
-static bool rung_leaving(const mode *how, long n)
-{
-    return kill_leaving(how, n, climbing);
-}
-
-static bool rung_among_others(const mode *how, long n)
-{
-    return kill_among_others(how, n, climbing);
-}
-
 TEST_METHODS(a_holder_killed_at_every_step)
 {
     for (climbing = READS; climbing <= DOWNGRADES; climbing++)
         for (gate = FRESH; gate < GATES; gate++)
-            climb(how, rung_alone, 4);
+            climb(how, kill_alone, 4);
 }
 
 TEST_METHODS(a_writer_killed_at_every_step_of_draining)
 {
     climbing = WRITES;
-    climb(how, rung_draining, 10);
+    climb(how, kill_draining, 10);
     climbing = DOWNGRADES;
-    climb(how, rung_draining, 20);
+    climb(how, kill_draining, 20);
 }
 
 TEST_METHODS(a_reader_killed_at_every_step_of_leaving_a_writer_that_sleeps)
 {
     climbing = READS;
-    climb(how, rung_leaving, 2);
+    climb(how, kill_leaving, 2);
     climbing = READS_TWICE;
-    climb(how, rung_leaving, 20);
+    climb(how, kill_leaving, 20);
 }
 
 TEST_METHODS(a_waiter_killed_at_every_step)
 {
     for (climbing = READS; climbing <= DOWNGRADES; climbing++)
-        climb(how, rung_among_others, 40);
+        climb(how, kill_among_others, 40);
 }
 
 static int holds_on(td_call *call)
 {
     table *t = OBJECT(call);
-    if (NUMBER(call))
-        CHECK(td_rwlock_acquire_write_for(&t->lock, LONG) >= 0);
-    else
-        CHECK(td_rwlock_acquire_read_for(&t->lock, LONG) >= 0);
+    CHECK(acquire(t, NUMBER(call)) >= 0);
     t->got[0]++;
     event_wait(END);
     return 0;

@@ -575,16 +575,42 @@ TEST(finish_waits_for_the_hook)
     CHECK_INT(atomic_load(&told), 1);
 }
 
+static int starts_another(td_call *call)
+{
+    (void)call;
+    pause_ms(100); /* for the end of the program to come as far as it can */
+    return td_run(td_thread(.target = nothing));
+}
+
+static void hook_that_starts(const td_failure *failure)
+{
+    hook(failure);
+    td_worker *w = WORKER(td_thread(.target = starts_another));
+    CHECK_OK(td_start(w));
+    td_free(w);
+}
+
+/* Catches: an end of the program that keeps those from starting workers whom it waits for. */
+TEST(hook_that_starts_workers)
+{
+    td_set_failure_hook(hook_that_starts);
+    td_worker *w = JOINED(td_thread(.target = fails));
+    CHECK_OK(td_finish());
+    CHECK_INT(atomic_load(&told), 1);
+    CHECK_INT(td_active_count(), 1);
+    td_free(w);
+}
+
 static void hook_that_ends(const td_failure *failure)
 {
     (void)failure;
-    CHECK_OK(td_finish());
+    CHECK_ERROR(td_finish(), TD_EDEADLOCK);
     atomic_fetch_add(&told, 1);
     pthread_exit(NULL);
 }
 
-/* Catches: a hook that ends the program, or its thread, and is waited for ever after. */
-TEST(hook_that_finishes)
+/* Catches: a hook that ends its thread, which is waited for ever after. */
+TEST(hook_that_leaves)
 {
     td_set_failure_hook(hook_that_ends);
     td_worker *w = WORKER(td_thread(.target = fails_after_go));

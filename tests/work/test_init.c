@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-enum { PREPARED = OWN_EVENTS, READY };
+enum { PREPARED = OWN_EVENTS, READY, TELLING };
 
 static int prepared_value;
 
@@ -37,6 +37,32 @@ static int prepare_that_exits(void)
 static int prepare_that_returns_a_code(void)
 {
     return TD_ENOMEM;
+}
+
+/* A thread of its is telling the hook when workers are forked, and does so for as long as the spawner lives. */
+static void hook_that_stays(const td_failure *failure)
+{
+    (void)failure;
+    event_set(TELLING);
+    for (;;)
+        pause();
+}
+
+static int fails(td_call *call)
+{
+    (void)call;
+    return 3;
+}
+
+static int prepare_that_tells(void)
+{
+    td_set_failure_hook(hook_that_stays);
+    td_worker *w = td_thread(.target = fails);
+    if (!w || td_start(w) < 0)
+        return 1;
+    td_free(w);
+    event_wait(TELLING);
+    return 0;
 }
 
 static int codes[4]; /* of td_init */
@@ -85,6 +111,11 @@ INIT(dying)
 INIT(exiting)
 {
     codes[0] = td_init(.prepare = prepare_that_exits);
+}
+
+INIT(telling)
+{
+    codes[0] = td_init(.prepare = prepare_that_tells);
 }
 
 INIT(start_now)
@@ -284,6 +315,23 @@ TEST(prepare_fails)
 
 /* --- start_now and spares -------------------------------------------------------------------------------------------
  */
+
+HELPER(with_a_hook_in_prepare)
+{
+    for (int i = 0; i < 3; i++) {
+        td_worker *w = JOINED(td_process(.target = nothing));
+        CHECK_INT(td_outcome(w), TD_RETURNED);
+        td_free(w);
+    }
+    return harness_failed();
+}
+
+/* Catches: workers that wait, at their end, for threads that .prepare has started in the spawner. */
+TEST(threads_of_prepare_are_not_joined)
+{
+    helper_options o = { .init = "telling" };
+    CHECK_INT(helper_run(&o, "with_a_hook_in_prepare", NULL), 0);
+}
 
 HELPER(started_now)
 {

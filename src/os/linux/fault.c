@@ -75,7 +75,8 @@ bool td__fault(int error)
     return true;
 }
 
-static _Thread_local long steps, kill_at;
+static _Thread_local long steps, act_at;
+static _Thread_local void (*act)(void); /* NULL: the process is killed */
 
 static _Thread_local unsigned shake_one_in;
 static _Thread_local uint32_t shake_state;
@@ -108,19 +109,29 @@ void td__step_point(void)
 {
     if (shake_one_in)
         shake();
-    if (++steps == kill_at) {
-        kill(getpid(), SIGKILL);
-        for (;;)
-            pause();
+    if (++steps != act_at)
+        return;
+    if (act) {
+        act();
+        return;
     }
+    kill(getpid(), SIGKILL);
+    for (;;)
+        pause();
+}
+
+long td__call_at_step(long n, void (*function)(void))
+{
+    long counted = steps;
+    steps = 0;
+    act_at = n;
+    act = function;
+    return counted;
 }
 
 long td__kill_at_step(long n)
 {
-    long counted = steps;
-    steps = 0;
-    kill_at = n;
-    return counted;
+    return td__call_at_step(n, NULL);
 }
 #else
 typedef int td__no_faults;
