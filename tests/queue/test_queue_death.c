@@ -45,14 +45,19 @@ static const td_queue_options scenes_of_memory = {
 
 /* --- what victims do ----------------------------------------------------------------------------------------- */
 
-static int put_item(td_queue *q, item i)
+static int put_item_for(td_queue *q, item i, td_time limit)
 {
     char bytes[BIG];
     if (!q->any_size)
-        return td_queue_put(q, &i);
+        return td_queue_put_for(q, &i, limit);
     memset(bytes, (int)i.number + 1, BIG);
     memcpy(bytes, &i, sizeof i);
-    return td_queue_put_bytes(q, bytes, BIG);
+    return td_queue_put_bytes_with(q, bytes, BIG, limit, NULL);
+}
+
+static int put_item(td_queue *q, item i)
+{
+    return put_item_for(q, i, TD_NO_LIMIT);
 }
 
 static bool is_whole(const char *bytes)
@@ -95,6 +100,16 @@ static int act_get_bytes(stage *s)
 static int act_task_done(stage *s)
 {
     return td_queue_task_done(s->queue);
+}
+
+static int act_get_some(stage *s)
+{
+    return td_queue_get_many(s->queue, s->hand, 3) > 0 ? 0 : -1;
+}
+
+static int act_join(stage *s)
+{
+    return td_queue_join(s->queue);
 }
 
 static int act_free(stage *s)
@@ -146,7 +161,14 @@ enum {
     PUT_FULL,
     GET_NONE,
     PUT_FULL_LIFO,
-    GET_NONE_SORTED
+    GET_NONE_SORTED,
+    PUT_MANY_FULL,
+    GET_MANY_NONE,
+    PUT_BYTES_FULL,
+    GET_BYTES_NONE,
+    PUT_MANY_FULL_LIFO,
+    GET_MANY_NONE_LIFO,
+    JOIN
 };
 static const scene scenes[] = {
     [PUT] = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 },
@@ -181,6 +203,13 @@ static const scene scenes[] = {
     [GET_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get, .gets = 1 },
     [PUT_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_NONE_SORTED] = { { ITEMS, SORTED }, 0, act_get, .gets = 1 },
+    [PUT_MANY_FULL] = { { ITEMS, .capacity = 2 }, 2, act_put_many, .puts = 3 },
+    [GET_MANY_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get_some, .gets = 3 },
+    [PUT_BYTES_FULL] = { { BYTES, .capacity = 2 }, 2, act_put, .puts = 1 },
+    [GET_BYTES_NONE] = { { BYTES, .capacity = 2 }, 0, act_get_bytes, .gets = 1 },
+    [PUT_MANY_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put_many, .puts = 3 },
+    [GET_MANY_NONE_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 0, act_get_some, .gets = 3 },
+    [JOIN] = { { ITEMS, .joinable = true, .capacity = 3 }, 1, act_join, .puts = 0 },
 };
 
 static int victim(td_call *call)
@@ -489,7 +518,7 @@ TEST_METHODS_LIMIT(killed_in_create, 120)
 
 typedef struct rival {
     td_queue *queue;
-    bool put;
+    bool put, join;
     account account;
     int result;
 } rival;
@@ -500,8 +529,10 @@ typedef struct rival_at {
 static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
-    item i = item_make(RIVAL, 0);
-    r->result = r->put ? td_queue_put_for(r->queue, &i, td_s(20 * SLOW)) : take(r->queue, &r->account, td_s(20 * SLOW));
+    td_time limit = td_s(20 * SLOW);
+    r->result = r->join  ? td_queue_join_for(r->queue, limit)
+                : r->put ? put_item_for(r->queue, item_make(RIVAL, 0), limit)
+                         : take(r->queue, &r->account, limit);
     return 0;
 }
 
@@ -509,6 +540,35 @@ static bool sleeps(pid_t pid)
 {
     char state[32];
     return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
+}
+
+/* A place, or an item. */
+static void offer(td_queue *q, bool place, account *a, uint32_t *items)
+{
+    if (place)
+        CHECK_OK(take(q, a, td_s(20 * SLOW)));
+    else
+        CHECK_OK(put_item(q, item_make(BEFORE, (*items)++)));
+}
+
+/* To those who take several: more, but only if there is nothing, so that who sleeps beside something is seen. */
+static void offer_more(td_queue *q, bool place, account *a, uint32_t *items, td_worker *one, td_worker *other)
+{
+    double end = now() + 25 * SLOW;
+    while ((td_is_alive(one) || td_is_alive(other)) && now() < end) {
+        if (place ? td_queue_qsize(q) >= q->capacity : td_queue_qsize(q) == 0)
+            offer(q, place, a, items);
+        pause_ms(1);
+    }
+}
+
+static bool in_hand(const stage *s, uint32_t number)
+{
+    for (size_t n = 0; n < TD__COUNT(s->hand); n++)
+        if (s->hand[n].producer == BEFORE && s->hand[n].number == number && item_whole(&s->hand[n]))
+            return true;
+    const item *bytes = (const item *)(const void *)s->bytes;
+    return is_whole(s->bytes) && bytes->producer == BEFORE && bytes->number == number;
 }
 
 /*
@@ -528,16 +588,12 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
     td_worker *w = start_victim(how, s);
     pid_t pid = td_pid(w);
     WAIT_UNTIL(sleeps(pid), 20);
-    if (r.put)
-        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
-    else
-        CHECK_OK(put_item(q, item_make(BEFORE, 0)));
+    uint32_t items = 0;
+    offer(q, r.put, &a, &items);
     pause_ms(step % 3 ? 0 : 2);
-    /* Enough for both. */
-    if (r.put)
-        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
-    else
-        CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    offer(q, r.put, &a, &items); /* Enough for both. */
+    if (scenes[number].puts + scenes[number].gets > 1)
+        offer_more(q, r.put, &a, &items, w, other);
     bool died = end_victim(w, s);
     CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
     CHECK_OK(r.result);
@@ -547,12 +603,12 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
         CHECK_INT(a.times[BEFORE][i], 1);
     if (r.put) {
         CHECK_INT(a.times[RIVAL][0], 1);
-        CHECK(a.times[VICTIM][0] <= 1 && (died || a.times[VICTIM][0] == 1));
+        for (int i = 0; i < scenes[number].puts; i++)
+            CHECK(a.times[VICTIM][i] == 1 || (died && a.times[VICTIM][i] == 0));
     }
-    for (int i = 0; i < 2 && !r.put; i++) {
-        bool in_hand = s->hand[0].producer == BEFORE && item_whole(&s->hand[0]) && s->hand[0].number == (uint32_t)i;
+    for (uint32_t i = 0; i < items; i++) {
         int times = a.times[BEFORE][i] + r.account.times[BEFORE][i];
-        CHECK(times == 1 || (times == 0 && in_hand));
+        CHECK(times == 1 || (times == 0 && in_hand(s, i)));
     }
     still_works(q);
     td_queue_free(q);
@@ -578,6 +634,59 @@ ASLEEP(full, PUT_FULL)
 ASLEEP(empty, GET_NONE)
 ASLEEP(full_lifo, PUT_FULL_LIFO)
 ASLEEP(empty_sorted, GET_NONE_SORTED)
+ASLEEP(full_for_many, PUT_MANY_FULL)
+ASLEEP(empty_for_many, GET_MANY_NONE)
+ASLEEP(full_of_bytes, PUT_BYTES_FULL)
+ASLEEP(empty_of_bytes, GET_BYTES_NONE)
+ASLEEP(full_for_many_lifo, PUT_MANY_FULL_LIFO)
+ASLEEP(empty_for_many_lifo, GET_MANY_NONE_LIFO)
+
+/* One waits in join; another one, who waits there too, or says that the last one is done, is killed. */
+static bool kill_beside_join_at(const mode *how, uint32_t number, long step)
+{
+    stage *s = set_stage(number, step);
+    rival r = { .queue = s->queue, .join = true };
+    rival_at at = { &r };
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    drain(s->queue, &a);
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(other));
+    WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
+    td_worker *w = start_victim(how, s);
+    if (number == JOIN) {
+        pid_t pid = td_pid(w);
+        WAIT_UNTIL(sleeps(pid), 20);
+        CHECK_OK(td_queue_task_done(s->queue));
+    }
+    bool died = end_victim(w, s);
+    /* Killed before it had said so: somebody else does, and is heard. */
+    if (died && number == TASK_DONE && td__load_acquire(&s->queue->done) == 0)
+        CHECK_OK(td_queue_task_done(s->queue));
+    CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+    CHECK_OK(r.result);
+    td_free(other);
+    td_queue_free(s->queue);
+    return died;
+}
+
+static void kill_beside_join(const mode *how, uint32_t number)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++)
+        survived = kill_beside_join_at(how, number, step) ? 0 : survived + 1;
+    CHECK(step > 5);
+    harness_note("%ld steps", step);
+}
+
+TEST_METHODS_LIMIT(killed_while_joining, 150)
+{
+    kill_beside_join(how, JOIN);
+}
+
+TEST_METHODS_LIMIT(killed_in_task_done_beside_a_join, 150)
+{
+    kill_beside_join(how, TASK_DONE);
+}
 
 /* --- after a shutdown ---------------------------------------------------------------------------------------- */
 
