@@ -168,6 +168,11 @@ enum {
     GET_BYTES_NONE,
     PUT_MANY_FULL_LIFO,
     GET_MANY_NONE_LIFO,
+    WAKE_PUT,
+    WAKE_PUT_MANY,
+    WAKE_GET,
+    WAKE_GET_MANY,
+    WAKE_PUT_LIFO,
     JOIN
 };
 static const scene scenes[] = {
@@ -209,6 +214,11 @@ static const scene scenes[] = {
     [GET_BYTES_NONE] = { { BYTES, .capacity = 2 }, 0, act_get_bytes, .gets = 1 },
     [PUT_MANY_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put_many, .puts = 3 },
     [GET_MANY_NONE_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 0, act_get_some, .gets = 3 },
+    [WAKE_PUT] = { { ITEMS, .capacity = 2 }, 0, act_put, .puts = 1, .known = true },
+    [WAKE_PUT_MANY] = { { ITEMS, .capacity = 3 }, 0, act_put_many, .puts = 3 },
+    [WAKE_GET] = { { ITEMS, .capacity = 2 }, 2, act_get, .gets = 1, .known = true },
+    [WAKE_GET_MANY] = { { ITEMS, .capacity = 2 }, 2, act_get_some, .gets = 3 },
+    [WAKE_PUT_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 0, act_put, .puts = 1 },
     [JOIN] = { { ITEMS, .joinable = true, .capacity = 3 }, 1, act_join, .puts = 0 },
 };
 
@@ -529,7 +539,7 @@ typedef struct rival_at {
 static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
-    td_time limit = td_s(20 * SLOW);
+    td_time limit = td_s(100 * SLOW); /* longer than it is waited for: at its end it would look once more */
     r->result = r->join  ? td_queue_join_for(r->queue, limit)
                 : r->put ? put_item_for(r->queue, item_make(RIVAL, 0), limit)
                          : take(r->queue, &r->account, limit);
@@ -575,19 +585,28 @@ static bool in_hand(const stage *s, uint32_t number)
  * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other
  * one must get it; if it had, the next.
  */
-static bool kill_asleep_at(const mode *how, uint32_t number, long step)
+static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool victim_first)
 {
     stage *s = set_stage(number, step);
     td_queue *q = s->queue;
     rival r = { .queue = q, .put = scenes[number].puts > 0 };
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
-    REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(td__load_relaxed(r.put ? &q->space : &q->items) & 1, 20);
-    td_worker *w = start_victim(how, s);
-    pid_t pid = td_pid(w);
-    WAIT_UNTIL(sleeps(pid), 20);
+    td_worker *other = NULL, *w = NULL;
+    /* Who slept first is woken first. */
+    for (int turn = 0; turn < 2; turn++) {
+        _Atomic uint32_t *sleepers = r.put ? &q->for_space : &q->for_items;
+        uint32_t before = td__load_relaxed(sleepers);
+        if (victim_first == (turn == 0)) {
+            w = start_victim(how, s);
+            pid_t pid = td_pid(w);
+            WAIT_UNTIL(sleeps(pid), 20);
+        } else {
+            other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+            REQUIRE_OK(td_start(other));
+            WAIT_UNTIL(td__load_relaxed(sleepers) > before && td__load_relaxed(r.put ? &q->space : &q->items) & 1, 20);
+        }
+    }
     uint32_t items = 0;
     offer(q, r.put, &a, &items);
     pause_ms(step % 3 ? 0 : 2);
@@ -595,7 +614,7 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
     if (scenes[number].puts + scenes[number].gets > 1)
         offer_more(q, r.put, &a, &items, w, other);
     bool died = end_victim(w, s);
-    CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
     CHECK_OK(r.result);
     td_free(other);
     drain(q, &a);
@@ -618,8 +637,10 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step)
 static void kill_asleep(const mode *how, uint32_t number)
 {
     long step = 1, survived = 0;
-    for (; survived < 3 && !harness_failed(); step++)
-        survived = kill_asleep_at(how, number, step) ? 0 : survived + 1; /* how long it tries before it sleeps varies */
+    for (; survived < 6 && !harness_failed(); step++)
+        /* How long it tries before it sleeps varies. */
+        for (int first = 0; first < 2; first++)
+            survived = kill_asleep_at(how, number, step, first) ? 0 : survived + 1;
     CHECK(step > 10);
     harness_note("%ld steps", step);
 }
@@ -640,6 +661,51 @@ ASLEEP(full_of_bytes, PUT_BYTES_FULL)
 ASLEEP(empty_of_bytes, GET_BYTES_NONE)
 ASLEEP(full_for_many_lifo, PUT_MANY_FULL_LIFO)
 ASLEEP(empty_for_many_lifo, GET_MANY_NONE_LIFO)
+
+/* One sleeps, and who puts the item, or takes one, that it waits for is killed: it has come, or another one's wakes. */
+static bool kill_waking_at(const mode *how, uint32_t number, long step)
+{
+    stage *s = set_stage(number, step);
+    td_queue *q = s->queue;
+    bool puts = scenes[number].puts > 0;
+    rival r = { .queue = q, .put = !puts };
+    rival_at at = { &r };
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(other));
+    WAIT_UNTIL(td__load_relaxed(puts ? &q->items : &q->space) & 1, 20);
+    bool died = end_victim(start_victim(how, s), s);
+    if (died && puts && td_queue_qsize(q) == 0 && td_is_alive(other))
+        CHECK_OK(put_item_for(q, item_make(AFTER, 0), td_s(20 * SLOW)));
+    if (died && !puts && td_queue_qsize(q) == q->capacity && td_is_alive(other))
+        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
+    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
+    CHECK_OK(r.result);
+    td_free(other);
+    td_queue_free(q);
+    return died;
+}
+
+static void kill_waking(const mode *how, uint32_t number)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++)
+        survived = kill_waking_at(how, number, step) ? 0 : survived + 1;
+    CHECK(step > 10);
+    harness_note("%ld steps", step);
+}
+
+#define WAKING(name, number)                               \
+    TEST_METHODS_LIMIT(killed_while_waking_by_##name, 150) \
+    {                                                      \
+        kill_waking(how, number);                          \
+    }
+
+WAKING(put, WAKE_PUT)
+WAKING(put_many, WAKE_PUT_MANY)
+WAKING(get, WAKE_GET)
+WAKING(get_many, WAKE_GET_MANY)
+WAKING(put_lifo, WAKE_PUT_LIFO)
 
 /* One waits in join; another one, who waits there too, or says that the last one is done, is killed. */
 static bool kill_beside_join_at(const mode *how, uint32_t number, long step)
@@ -662,7 +728,7 @@ static bool kill_beside_join_at(const mode *how, uint32_t number, long step)
     /* Killed before it had said so: somebody else does, and is heard. */
     if (died && number == TASK_DONE && td__load_acquire(&s->queue->done) == 0)
         CHECK_OK(td_queue_task_done(s->queue));
-    CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
     CHECK_OK(r.result);
     td_free(other);
     td_queue_free(s->queue);
