@@ -31,9 +31,14 @@
  * receive: TD_ECLOSED (the other side has gone, and all that it sent has been received), TD_ETORN, TD_ETYPE,
  * TD_ENOMEM, TD_EDESCRIPTOR, TD_ESYSTEM, TD_ETIMEOUT.
  *
- * A time limit bounds the waiting; td_ms(0) does not wait. After TD_ETIMEOUT, TD_ENOMEM, TD_ETYPE and TD_ETOOBIG
- * nothing has been sent, or the frame is still there for the next call. TD_ETORN: a frame whose sender ended while it
- * sent it, or that is no frame of this library; it is gone, and the next call goes on behind it.
+ * A time limit bounds the waiting; td_ms(0) does not wait. The calls without one, td_send_value, td_send_fd,
+ * td_send_connection and their counterparts among them, wait as long as it takes, and none can be cancelled. To receive
+ * within a limit, or until a cancellation, wait by td_poll or td_wait_any (tandem/wait.h) before; another receiver may
+ * take the frame in between.
+ *
+ * After TD_ETIMEOUT, TD_ENOMEM, TD_ETYPE and TD_ETOOBIG nothing has been sent, or the frame is still there for the next
+ * call. TD_ETORN: a frame whose sender ended while it sent it, or that is no frame of this library; it is gone, and the
+ * next call goes on behind it.
  *
  * After fork() by the program, parent and child both have the connection.
  */

@@ -597,6 +597,16 @@ int td__connection_fd(const td_connection *c)
     return td_connection_closed(c) ? -1 : c->fd;
 }
 
+int td__connection_wait_begins(td_connection *c, const char *call)
+{
+    return enter(c, call, TD__READABLE);
+}
+
+void td__connection_wait_ends(td_connection *c)
+{
+    leave(c, 0);
+}
+
 bool td__connection_has_kept(const td_connection *c)
 {
     return td__load_relaxed(&c->kept_count) > 0;

@@ -81,6 +81,9 @@ struct td_connection {
 
 /* The descriptor, which stays this handle's; -1 if it is closed. */
 int td__connection_fd(const td_connection *c);
+/* A wait for what is to be received, as a call of that name: 0, and it will not be closed before the end; or a code. */
+int td__connection_wait_begins(td_connection *c, const char *call);
+void td__connection_wait_ends(td_connection *c);
 /* Is there a frame that the descriptor does not show? */
 bool td__connection_has_kept(const td_connection *c);
 unsigned td__connection_rights(const td_connection *c);

@@ -128,7 +128,8 @@ static void check_unused(const td_queue *q)
 {
 #ifdef TD_DEBUG
     td__use_settle(q, sizeof *q);
-    if (td__word_waiters(&q->items) || td__word_waiters(&q->space) || td__word_waiters(&q->finished))
+    if (td__word_waiters(&q->items) || td__word_waiters(&q->space) || td__word_waiters(&q->finished) ||
+        td__is_watched(q, sizeof *q))
         td__bug("td_queue_free: a thread waits on queue %p", (const void *)q);
 #else
     (void)q;

@@ -250,9 +250,10 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
                    int64_t deadline, const td_cancel *cancel);
 
 /* Is there something to get, or has it been shut down? If not, it has been announced that somebody sleeps, and `item`
- * says on what; who ends that wakes all. To be looked at again after a while where the kernel refuses barriers. */
+ * says on what; who ends that wakes all. *unsure, which is left alone else: it may go unseen, as the kernel refuses the
+ * barrier that others rely on; look again after a while. */
 bool td__queue_valid(const td_queue *queue); /* made and not freed */
-bool td__queue_prepare(td_queue *queue, td__futex_item *item);
+bool td__queue_prepare(td_queue *queue, td__futex_item *item, bool *unsure);
 
 /* --- sorted.c ---------------------------------------------------------------------------------------------- */
 

@@ -174,7 +174,7 @@ static bool has_item(td_queue *queue)
     return td__load_acquire(&queue->gate) & TD__GATE_SHUT || more_to_do(queue, &queue->items);
 }
 
-bool td__queue_prepare(td_queue *queue, td__futex_item *item)
+bool td__queue_prepare(td_queue *queue, td__futex_item *item, bool *unsure)
 {
     bool seen = true;
     if (td__queue_left(queue)) /* it may bring items back */
@@ -184,5 +184,8 @@ bool td__queue_prepare(td_queue *queue, td__futex_item *item)
     item->word = &queue->items;
     item->shared = queue->shared;
     item->expected = announce(queue, &queue->items, TD__QUEUE_WATCHER, &seen);
-    return has_item(queue);
+    if (has_item(queue))
+        return true;
+    *unsure |= !seen;
+    return false;
 }

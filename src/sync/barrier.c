@@ -392,7 +392,19 @@ static void repair(td__party *me, td__party *dead, td__latch *latch, uint32_t co
         td__word_wake(me, INT_MAX);
 }
 
+/* This thread ends in the middle of an action, which will not be over any more. In the child of a fork the phase is the
+ * parent's: entering has emptied it. */
+static void end_in_action(td__party *me)
+{
+    visit v = { .me = me, .b = (barrier *)(void *)me->acting };
+    enter(&v);
+    repair(me, me, &v.b->monitor.latch, me->acting_phase);
+    td__set(me, &me->acting, NULL);
+    leave(&v);
+}
+
 __attribute__((constructor)) static void register_repair(void)
 {
     td__wait_register(TD__WAIT_BARRIER, repair);
+    td__acting_register(end_in_action);
 }

@@ -25,6 +25,7 @@ static td__held_repair *held_repairs[4];
 static td__held_forked *held_forked[4];
 static td__wait_repair *wait_repairs[TD__WAIT_KINDS];
 static void (*reading_leave)(td__party *me, int at);
+static void (*acting_leave)(td__party *me);
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static bool stray;        /* this process is one that the program's main process watches */
@@ -48,6 +49,11 @@ void td__held_register_forked(unsigned tag, td__held_forked *forked)
 void td__reading_register(void (*leave)(td__party *me, int at))
 {
     reading_leave = leave;
+}
+
+void td__acting_register(void (*leave)(td__party *me))
+{
+    acting_leave = leave;
 }
 
 void td__wait_register(uint32_t kind, td__wait_repair *repair)
@@ -152,6 +158,8 @@ static void leave(void *party)
     td__party *me = party;
     if (me != td__me) /* of another life, before a fork */
         return;
+    if (me->acting)
+        acting_leave(me);
     for (int i = 0; i < TD__READING_MAX; i++)
         if (td__load_relaxed(&me->reading[i]))
             reading_leave(me, i);

@@ -238,6 +238,8 @@ void td__held_register(unsigned tag, td__held_repair *repair);
 /* What a thread that ends is to do about what stands in `reading`. Of a dead one that is just cleared: the repair wakes
  * everybody. */
 void td__reading_register(void (*leave)(td__party *me, int at));
+/* What a thread that ends inside an action (`acting`) is to do about it. */
+void td__acting_register(void (*leave)(td__party *me));
 
 /* In the child of a fork: before it, in the forking thread, and after it, in the child. The child is a party of its
  * own, which holds the private locks that the forking thread held. */

@@ -1,7 +1,49 @@
 /* SPDX-License-Identifier: MIT */
 /* Who uses an object; see use.h. */
 #include "sync/use.h"
+#include "sync/lock.h"
 #include "sync/section.h"
+
+#ifdef TD_DEBUG
+static td__lock lock;
+static td__watch *first; /* under lock */
+
+void td__watch_begins(td__watch *watch)
+{
+    td__lock_acquire(&lock);
+    watch->previous = NULL;
+    watch->next = first;
+    if (first)
+        first->previous = watch;
+    first = watch;
+    td__lock_release(&lock);
+}
+
+void td__watch_ends(td__watch *watch)
+{
+    td__lock_acquire(&lock);
+    *(watch->previous ? &watch->previous->next : &first) = watch->next;
+    if (watch->next)
+        watch->next->previous = watch->previous;
+    td__lock_release(&lock);
+}
+
+void td__watches_forget(void)
+{
+    lock = (td__lock){ 0 };
+    first = NULL;
+}
+
+bool td__is_watched(const volatile void *at, size_t size)
+{
+    bool found = false;
+    td__lock_acquire(&lock);
+    for (const td__watch *watch = first; watch && !found; watch = watch->next)
+        found = watch->uses(watch, at, size);
+    td__lock_release(&lock);
+    return found;
+}
+#endif
 
 #if TD__CHECKS_USE
 static bool is_in(const volatile void *at, size_t size, uintptr_t address)
@@ -60,6 +102,8 @@ td__use td__use_of(const volatile void *at, size_t size)
         if (use && lives((pid_t)pid))
             return (td__use){ use, pid };
     }
+    if (td__is_watched(at, size))
+        return (td__use){ "waits, for several things, on", (uint32_t)td__getpid() };
     return (td__use){ NULL, 0 };
 }
 #endif

@@ -9,6 +9,8 @@
 
 #include "sync/party.h"
 
+#include <stdbool.h>
+
 #if defined(__SANITIZE_THREAD__)
 #define TD__CHECKS_USE 0
 #elif defined(__has_feature)
@@ -18,6 +20,35 @@
 #endif
 #if defined(TD_DEBUG) && !defined(TD__CHECKS_USE)
 #define TD__CHECKS_USE 1
+#endif
+
+/*
+ * Who sleeps on several things at a time names none of them in its record. The waits of this process that do, and what
+ * else watches objects, are in a list of their own, of debug builds only; those of other processes are not seen.
+ * Between the two calls the watch, and what `uses` looks at, stay where they are; `uses` must not wait for one who ends
+ * a watch.
+ */
+typedef struct td__watch {
+    struct td__watch *previous, *next;
+    bool (*uses)(const struct td__watch *watch, const volatile void *at, size_t size);
+} td__watch;
+#ifdef TD_DEBUG
+void td__watch_begins(td__watch *watch);
+void td__watch_ends(td__watch *watch);
+void td__watches_forget(void);                             /* in a forked child: nobody is inside one */
+bool td__is_watched(const volatile void *at, size_t size); /* is something in this memory? */
+#else
+static inline void td__watch_begins(td__watch *watch)
+{
+    (void)watch;
+}
+static inline void td__watch_ends(td__watch *watch)
+{
+    (void)watch;
+}
+static inline void td__watches_forget(void)
+{
+}
 #endif
 
 /* Before a look at an object that is to go: what the dead have left in it, as they would else be taken for living. */

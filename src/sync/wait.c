@@ -31,16 +31,23 @@ void td_cancel_fire(td_cancel *cancel)
 {
     if (!cancel)
         return;
-    /* Sequentially consistent, with wait_begins(): either the waiter sees it fired, or we see whom to poke. */
+    /* Among processes: a record, if only to be repaired after. Whoever repairs pokes everybody, so that those whom a
+     * death in between keeps us from poking look, too. Without memory for one it is fired all the same. */
+    if (td__is_shared(cancel))
+        td__party_self();
+    /* Sequentially consistent, with cancel_begins(): either the waiter sees it fired, or we see whom to poke. */
     td__exchange_seq_cst(fired(cancel), 1);
+    td__step_point();
     td__region *region = td__the_region;
     if (!region)
         return;
     /* Sequentially consistent, too: the waiter that does not see it fired has its place below the top we see. */
     uint32_t top = td__load_seq_cst(&region->party_top);
     for (uint32_t i = 1; i < top; i++)
-        if (td__load_relaxed(td__party_entry(i)) && td__load_seq_cst(&td__party_at(i)->cancel) == (uintptr_t)cancel)
+        if (td__load_relaxed(td__party_entry(i)) && td__load_seq_cst(&td__party_at(i)->cancel) == (uintptr_t)cancel) {
             td__party_poke(td__party_at(i));
+            td__step_point();
+        }
 }
 
 /* --- sleeping on one's own word ---------------------------------------------------------------------------- */
@@ -49,6 +56,7 @@ void td__party_poke(td__party *party)
 {
     /* Sequentially consistent, with park(): either the sleeper sees that `wake` has grown, or we see that it sleeps. */
     td__fetch_add_seq_cst(&party->wake, 1);
+    td__step_point();
     uint32_t asleep = td__load_seq_cst(&party->asleep);
     if (asleep)
         td__futex_wake(&party->wake, 1, asleep == 2);

@@ -1,192 +1,340 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bridge: a thread that sleeps on the words of queues and events and makes descriptors readable, for programs that
- * wait by poll. There is one in a process that has asked for such a descriptor, and none else.
+ * The bridge: threads that sleep on the words of queues and events and make descriptors readable, for programs that
+ * wait by poll. A process that has asked for no such descriptor has none; the first starts with the first entry, and
+ * another with each STATION entries more, as the kernel waits for so many words at a time.
  *
- * An armed entry is one whose descriptor is not readable: the thread watches its word. When the thing is ready it
- * signals the descriptor and the entry is disarmed until td_descriptor_clear, which arms it again and wakes the thread
- * to look.
+ * An entry is a thing and the descriptor that tells of it; several entries may have the same one, those of one call of
+ * td_wait_any. An armed entry is one that its station's thread watches: when the thing is ready, or its event has been
+ * set since `since`, the thread signals the descriptor, and the entry is disarmed until it is armed again, and the
+ * thread woken to look. So no entry is ever armed, and ready, and unknown to a thread that sleeps.
  *
  * All under one lock but for the sleep, for which the thread takes copies of the words: an entry that is closed
  * meanwhile wakes it, and the things must not be freed before their descriptors are closed.
  */
 #include "sync/lock.h"
+#include "sync/use.h"
 #include "work/waiting.h"
 
 #include <errno.h>
 #include <limits.h>
 
-#define ENTRIES_MAX 120
+#define STATION      ((size_t)TD__FUTEX_MANY - 1) /* entries; the last word is its own */
+#define STATIONS_MAX 32
+#define ENTRIES_MAX  (STATIONS_MAX * STATION)
 
-static td__lock lock;
-static struct entry {
+typedef struct entry {
     td_waitable thing;
+    td__since since;
     int fd; /* -1: the place is free */
     bool armed;
-} entries[ENTRIES_MAX];         /* under lock; places from used on have never been used */
-static size_t used;             /* under lock */
-static bool running, stopping;  /* under lock */
-static _Atomic uint32_t change; /* futex: grows when the thread is to look again */
-static pthread_t thread;
+} entry;
 
-static void wake_thread(void)
+typedef struct station {
+    entry entries[STATION];  /* under lock; places from used on have never been used */
+    size_t used;             /* under lock */
+    bool running, stopping;  /* under lock: there is a thread, and it is to end */
+    _Atomic uint32_t change; /* futex: grows when the thread is to look again */
+    pthread_t thread;        /* fixed while it runs */
+} station;
+
+static td__lock lock;
+static station *stations[STATIONS_MAX]; /* under lock; never freed, and those from `count` on are NULL */
+static size_t count;                    /* under lock */
+static bool watched;                    /* under lock: debug builds know of them */
+
+static void wake(station *s)
 {
     /* Release: the entries as they are now, with the lock. */
-    td__fetch_add_acq_rel(&change, 1);
-    td__futex_wake(&change, 1, false);
+    td__fetch_add_acq_rel(&s->change, 1);
+    td__futex_wake(&s->change, 1, false);
 }
 
 /* Under lock: signals what is ready, and gathers the words of the others. */
-static size_t look(td__futex_item *items)
+static size_t look(station *s, td__futex_item *items, bool *unsure)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < used; i++) {
-        struct entry *entry = &entries[i];
-        if (entry->fd < 0 || !entry->armed)
+    size_t words = 0;
+    for (size_t i = 0; i < s->used; i++) {
+        entry *e = &s->entries[i];
+        if (e->fd < 0 || !e->armed)
             continue;
-        if (td__thing_prepare(&entry->thing, &items[count])) {
-            entry->armed = false;
-            td__event_fd_signal(entry->fd);
+        if (td__thing_prepare(&e->thing, &e->since, &items[words], unsure)) {
+            e->armed = false;
+            td__event_fd_signal(e->fd);
         } else {
-            count++;
+            words++;
         }
     }
-    return count;
+    return words;
 }
 
 #define SLICE_NS 5000000 /* where the kernel cannot wait for several words */
 
-static void *run(void *unused)
+static void *run(void *of)
 {
+    station *s = of;
     td__futex_item items[TD__FUTEX_MANY];
-    (void)unused;
     td__thread_name("tandem-bridge");
     for (;;) {
-        uint32_t seen = td__load_acquire(&change);
+        bool unsure = false;
+        uint32_t seen = td__load_acquire(&s->change);
         td__lock_acquire(&lock);
-        bool stop = stopping;
-        size_t count = stop ? 0 : look(items);
+        bool stop = s->stopping;
+        size_t words = stop ? 0 : look(s, items, &unsure);
         td__lock_release(&lock);
         if (stop)
             return NULL;
-        items[count] = (td__futex_item){ &change, seen, false };
-        if (td__futex_wait_many(items, count + 1, 0) < 0 && errno == ENOSYS)
-            td__futex_wait(&change, seen, count ? td__now() + SLICE_NS : 0, false);
+        items[words] = (td__futex_item){ &s->change, seen, false };
+        int64_t until = unsure ? td__now() + TD__UNSURE_NS : 0;
+        if (td__futex_wait_many(items, words + 1, until) < 0 && errno == ENOSYS)
+            td__futex_wait(&s->change, seen, words ? td__now() + SLICE_NS : 0, false);
     }
 }
 
-/* Under lock. */
-static int start_thread(void)
+/* Under lock. 0, or -1 with errno. */
+static int start_thread(station *s)
 {
-    if (running)
+    if (s->running)
         return 0;
     sigset_t mask;
-    stopping = false;
     td__signals_block_users(&mask);
-    int r = td__thread_create(&thread, 0, run, NULL);
+    int r = td__thread_create(&s->thread, 0, run, s);
     int error = errno;
     td__signals_restore(&mask);
     errno = error;
-    running = r == 0;
+    s->running = r == 0;
     return r;
 }
 
-static struct entry *free_entry(void)
+static entry *free_entry_of(station *s)
 {
-    for (size_t i = 0; i < used; i++)
-        if (entries[i].fd < 0)
-            return &entries[i];
-    return used < ENTRIES_MAX ? &entries[used++] : NULL;
+    for (size_t i = 0; i < s->used; i++)
+        if (s->entries[i].fd < 0)
+            return &s->entries[i];
+    return s->used < STATION ? &s->entries[s->used++] : NULL;
 }
 
-int td__bridge_open(const td_waitable *thing)
+/* Under lock. A code of why there is none, with the sentence. */
+static int find_place(const char *call, size_t *at, entry **place)
 {
-    int fd = td__event_fd(0);
+    for (; *at < STATIONS_MAX; ++*at) {
+        station *s = stations[*at];
+        if (!s && !(s = stations[*at] = td__alloc(sizeof *s)))
+            return td__fail(TD_ENOMEM, "%s: out of memory for the words of queues and events", call);
+        count = *at < count ? count : *at + 1;
+        *place = free_entry_of(s);
+        if (!*place)
+            continue;
+        (*place)->fd = -1;
+        if (start_thread(s) == 0)
+            return 0;
+        return td__fail(TD_EPROCESS, "%s: cannot start the thread that watches it: %s", call, strerror(errno));
+    }
+    return td__fail(TD_ETOOBIG,
+                    "%s: this process has %zu descriptors of queues and events and waits of many, the limit", call,
+                    ENTRIES_MAX);
+}
+
+/* Under lock; `at` is the station to begin with: those before it are full. */
+static int add(const char *call, const td_waitable *thing, const td__since *since, int fd, size_t *at)
+{
+    entry *place;
+    int code = find_place(call, at, &place);
+    if (code == 0)
+        *place = (entry){ .thing = *thing, .since = *since, .fd = fd, .armed = true };
+    return code;
+}
+
+/* Under lock: what is done to each entry of a descriptor, in stations whose threads are woken. How many there are. */
+typedef void act(entry *e);
+
+static size_t for_all_of(int fd, act *what)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < count && fd >= 0; i++) {
+        size_t before = found;
+        for (size_t j = 0; j < stations[i]->used; j++) {
+            if (stations[i]->entries[j].fd != fd)
+                continue;
+            what(&stations[i]->entries[j]);
+            found++;
+        }
+        if (found > before)
+            wake(stations[i]);
+    }
+    return found;
+}
+
+static void drop(entry *e)
+{
+    e->fd = -1;
+}
+
+static void arm(entry *e)
+{
+    e->armed = true;
+}
+
+/* What has been until now does not count. */
+static void arm_anew(entry *e)
+{
+    td__futex_item item;
+    bool unsure = false;
+    if (e->armed)
+        return;
+    e->since = (td__since){ 0 };
+    td__thing_prepare(&e->thing, &e->since, &item, &unsure);
+    e->armed = true;
+}
+
+/* --- what is watched, for debug builds ---------------------------------------------------------------------- */
+
+static bool uses(const td__watch *watch, const volatile void *at, size_t size)
+{
+    bool found = false;
+    (void)watch;
+    td__lock_acquire(&lock);
+    for (size_t i = 0; i < count && !found; i++)
+        for (size_t j = 0; j < stations[i]->used && !found; j++) {
+            const entry *e = &stations[i]->entries[j];
+            found = e->fd >= 0 && td__thing_is_in(&e->thing, at, size);
+        }
+    td__lock_release(&lock);
+    return found;
+}
+
+static void begin_watch(void)
+{
+    static td__watch watch = { .uses = uses };
+    td__lock_acquire(&lock);
+    bool first = !watched;
+    watched = true;
+    td__lock_release(&lock);
+    if (first)
+        td__watch_begins(&watch);
+}
+
+/* --- descriptors --------------------------------------------------------------------------------------------- */
+
+static int open_with_lock(const char *call, const td_waitable *things, const td__since *since, size_t of)
+{
+    int fd = td__event_fd(0), code = 0;
     if (fd < 0)
         return td__fail(errno == EMFILE || errno == ENFILE ? TD_EDESCRIPTOR : TD_ESYSTEM,
-                        "td_descriptor: cannot make an event descriptor: %s", strerror(errno));
-    td__lock_acquire(&lock);
-    int code = 0, error = 0;
-    if (start_thread() < 0) {
-        error = errno;
-        code = TD_EPROCESS;
-    }
-    struct entry *entry = code == 0 ? free_entry() : NULL;
-    if (entry)
-        *entry = (struct entry){ .thing = *thing, .fd = fd, .armed = true };
-    td__lock_release(&lock);
-    if (entry) {
-        wake_thread();
+                        "%s: cannot make an event descriptor: %s", call, strerror(errno));
+    size_t at = 0;
+    for (size_t i = 0; i < of && code == 0; i++)
+        if (td__is_bridged(&things[i]))
+            code = add(call, &things[i], &since[i], fd, &at);
+    td__step_point();
+    for_all_of(fd, code == 0 ? arm : drop);
+    if (code == 0)
         return fd;
-    }
     td__close(fd);
-    if (code < 0)
-        return td__fail(code, "td_descriptor: cannot start the thread that serves it: %s", strerror(error));
-    return td__fail(TD_ETOOBIG, "td_descriptor: %d descriptors of queues and events are open, the limit", ENTRIES_MAX);
+    return code;
 }
 
-static struct entry *find(int fd)
+int td__bridge_open(const char *call, const td_waitable *things, const td__since *since, size_t of)
 {
-    for (size_t i = 0; i < used && fd >= 0; i++)
-        if (entries[i].fd == fd)
-            return &entries[i];
-    return NULL;
+    begin_watch();
+    td__lock_acquire(&lock);
+    int fd = open_with_lock(call, things, since, of);
+    td__lock_release(&lock);
+    return fd;
+}
+
+void td__bridge_again(int fd)
+{
+    td__lock_acquire(&lock);
+    td__event_fd_clear(fd); /* before they are armed: what is signalled from then on stays */
+    td__step_point();
+    for_all_of(fd, arm);
+    td__lock_release(&lock);
+}
+
+void td__bridge_close(int fd)
+{
+    td__lock_acquire(&lock);
+    for_all_of(fd, drop);
+    td__close(fd);
+    td__lock_release(&lock);
+}
+
+static bool is_open(int fd)
+{
+    for (size_t i = 0; i < count && fd >= 0; i++)
+        for (size_t j = 0; j < stations[i]->used; j++)
+            if (stations[i]->entries[j].fd == fd)
+                return true;
+    return false;
 }
 
 int td_descriptor_clear(int fd)
 {
     td__lock_acquire(&lock);
-    struct entry *entry = find(fd);
-    bool arm = entry && !entry->armed;
-    if (arm) {
+    bool open = is_open(fd);
+    if (open) {
         td__event_fd_clear(fd);
-        entry->armed = true;
+        for_all_of(fd, arm_anew);
     }
     td__lock_release(&lock);
-    if (!entry)
-        return td__fail(TD_EINVAL, "td_descriptor_clear: descriptor %d is none of td_descriptor's", fd);
-    if (arm)
-        wake_thread();
-    return 0;
+    return open ? 0 : td__fail(TD_EINVAL, "td_descriptor_clear: descriptor %d is none of td_descriptor's", fd);
 }
 
 int td_descriptor_close(int fd)
 {
     td__lock_acquire(&lock);
-    struct entry *entry = find(fd);
-    if (entry) {
-        entry->fd = -1;
+    bool open = for_all_of(fd, drop) > 0;
+    if (open)
         td__close(fd);
-    }
     td__lock_release(&lock);
-    if (!entry)
-        return td__fail(TD_EINVAL, "td_descriptor_close: descriptor %d is none of td_descriptor's", fd);
-    wake_thread();
-    return 0;
+    return open ? 0 : td__fail(TD_EINVAL, "td_descriptor_close: descriptor %d is none of td_descriptor's", fd);
 }
 
 void td__bridge_stop(void)
 {
+    station *running[STATIONS_MAX];
+    size_t of = 0;
     td__lock_acquire(&lock);
-    bool was = running;
-    stopping = true;
+    for (size_t i = 0; i < count; i++) {
+        if (!stations[i]->running)
+            continue;
+        stations[i]->stopping = true;
+        running[of++] = stations[i];
+        wake(stations[i]);
+    }
     td__lock_release(&lock);
-    if (!was)
-        return;
-    wake_thread();
-    td__thread_join(thread);
+    for (size_t i = 0; i < of; i++)
+        td__thread_join(running[i]->thread);
     td__lock_acquire(&lock);
-    running = false;
+    for (size_t i = 0; i < of; i++)
+        running[i]->running = running[i]->stopping = false;
+    td__lock_release(&lock);
+}
+
+void td__bridge_lock(void)
+{
+    td__lock_acquire(&lock);
+}
+
+void td__bridge_unlock(void)
+{
     td__lock_release(&lock);
 }
 
 void td__bridge_forget(void)
 {
     lock = (td__lock){ 0 };
-    for (size_t i = 0; i < used; i++) {
-        td__close(entries[i].fd);
-        entries[i].fd = -1;
+    td__watches_forget();
+    watched = false;
+    for (size_t i = 0; i < count; i++) {
+        station *s = stations[i];
+        for (size_t j = 0; j < s->used; j++) {
+            int fd = s->entries[j].fd;
+            if (fd >= 0)
+                td_descriptor_close(fd); /* all entries that have it */
+        }
+        s->used = 0;
+        s->running = s->stopping = false;
     }
-    used = 0;
-    running = stopping = false;
 }

@@ -611,8 +611,10 @@ int td__process_signal(td_worker *worker, int signal)
     if (td__load_relaxed(&worker->phase) != TD__COLLECTED && worker->slot) {
         td__fetch_or_acq_rel(&worker->stopping, (uint32_t)TD__SIGNAL_BIT(signal));
         if (signal != SIGKILL) {
+            td__party_self(); /* a death between the two is repaired after, see td_cancel_fire */
             /* Sequentially consistent, with waits that are given it: they see it set, or are poked. */
             td__exchange_seq_cst(&worker->slot->cancel, 1);
+            td__step_point();
             td__parties_poke((pid_t)td__load_relaxed(&worker->pid));
             td__store_relaxed(&worker->slot->signal, (uint32_t)signal); /* see take_signals in task.c */
         }

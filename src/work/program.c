@@ -180,12 +180,14 @@ static void before_fork(bool spawner)
     td__watch_strays();
     td__registry_lock();
     td__lock_acquire(&main_lock);
+    td__bridge_lock();
 }
 
 static void after_fork_in_parent(bool spawner)
 {
     if (spawner)
         return;
+    td__bridge_unlock();
     td__lock_release(&main_lock);
     td__registry_unlock();
 }

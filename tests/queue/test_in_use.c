@@ -5,6 +5,7 @@
  */
 #include "harness.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <tandem.h>
 #include "queue/queue.h"
@@ -409,6 +410,87 @@ TEST_LIMIT(queues_freed_in_use, 120)
         for (int number = GETS; number <= JOINS; number++)
             for (size_t i = 0; i < sizeof places / sizeof *places; i++)
                 expect_of_queue(kind, number, places[i]);
+}
+
+/* --- several things at once ---------------------------------------------------------------------------------- */
+
+enum { ON_WORDS, BY_POLL, BY_DESCRIPTOR, HOWS };
+
+typedef struct watched {
+    td_waitable thing;
+    td_event over;
+    int how;
+} watched;
+
+static void *watch(void *of)
+{
+    watched *w = of;
+    td_connection *a, *b;
+    REQUIRE_OK(td_pipe_duplex(&a, &b));
+    td_waitable things[] = { TD_WAIT_EVENT(&w->over), w->thing, TD_WAIT_CONNECTION(a) };
+    CHECK_INT(td_wait_any(things, w->how == ON_WORDS ? 2 : 3, td_s(30), NULL), 1);
+    td_connection_free(a);
+    td_connection_free(b);
+    return NULL;
+}
+
+/* Event or queue, private or shared, how it is watched, whether that is over, how it ends (as above) */
+HELPER(ends_watched)
+{
+    static td_event private;
+    bool queue = argv[1][0] == 'q', shared = argv[2][0] == 's', over = argv[4][0] == 'o';
+    td_event *event = shared ? td_shared_calloc(1, sizeof *event) : &private;
+    td_queue *q = td_queue_new(.item_size = sizeof(int), .capacity = 4, .shared = shared);
+    const _Atomic uint32_t *word = queue ? &q->items : (_Atomic uint32_t *)(void *)&event->td_word;
+    watched w = { .thing = queue ? TD_WAIT_QUEUE(q) : TD_WAIT_EVENT(event), .how = atoi(argv[3]) };
+    pthread_t thread;
+    int fd = -1;
+    signal(SIGABRT, SIG_DFL);
+    if (w.how == BY_DESCRIPTOR)
+        fd = td_descriptor(w.thing);
+    else
+        REQUIRE(pthread_create(&thread, NULL, watch, &w) == 0);
+    WAIT_UNTIL(td__load_seq_cst(word) & (queue ? TD__QUEUE_WATCHER : 2), 20);
+    if (over && w.how == BY_DESCRIPTOR)
+        CHECK_OK(td_descriptor_close(fd));
+    if (over && w.how != BY_DESCRIPTOR) {
+        td_event_set(&w.over);
+        pthread_join(thread, NULL);
+    }
+    if (queue)
+        td_queue_free(q);
+    else if (argv[5][0] == 'd')
+        td_event_destroy(event);
+    else
+        td_shared_free(event);
+    td_queue_free(queue ? NULL : q);
+    return argc == 6 && !harness_failed() ? 3 : 4;
+}
+
+static void expect_watched(const char *what, const char *place, const char *how, const char *end, const char *said)
+{
+    char *output;
+    bool ok = CHECK_INT(helper_output(&output, NULL, "ends_watched", what, place, how, "now", end, NULL), -SIGABRT);
+    ok = CHECK_HAS(output, said) && ok;
+    free(output);
+    ok = CHECK_INT(helper_run(NULL, "ends_watched", what, place, how, "over", end, NULL), 3) && ok;
+    if (!ok)
+        harness_note("%s, %s, %s, %s", what, place, how, end);
+}
+
+/* Catches: an event or a queue that goes while a thread waits for several things, or has a descriptor of it. */
+TEST_LIMIT(watched_by_several, 120)
+{
+    for (int i = 0; i < HOWS; i++) {
+        char how[16];
+        snprintf(how, sizeof how, "%d", i);
+        expect_watched("event", "private", how, "d", "td_event_destroy: a thread waits");
+        expect_watched("event", "shared", how, "d", "td_event_destroy: a thread waits");
+        expect_watched("queue", "private", how, "d", "td_queue_free: a thread waits");
+        expect_watched("queue", "shared", how, "d", "td_queue_free: a thread waits");
+        if (!WITH_TSAN)
+            expect_watched("event", "shared", how, "f", "for several things, on something inside block");
+    }
 }
 #else
 /* Catches: nothing; the others are for debug builds. */

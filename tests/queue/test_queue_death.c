@@ -45,19 +45,14 @@ static const td_queue_options scenes_of_memory = {
 
 /* --- what victims do ----------------------------------------------------------------------------------------- */
 
-static int put_item_for(td_queue *q, item i, td_time limit)
+static int put_item(td_queue *q, item i)
 {
     char bytes[BIG];
     if (!q->any_size)
-        return td_queue_put_for(q, &i, limit);
+        return td_queue_put(q, &i);
     memset(bytes, (int)i.number + 1, BIG);
     memcpy(bytes, &i, sizeof i);
-    return td_queue_put_bytes_with(q, bytes, BIG, limit, NULL);
-}
-
-static int put_item(td_queue *q, item i)
-{
-    return put_item_for(q, i, TD_NO_LIMIT);
+    return td_queue_put_bytes(q, bytes, BIG);
 }
 
 static bool is_whole(const char *bytes)
@@ -91,6 +86,16 @@ static int act_get_many(stage *s)
     return td_queue_get_many(s->queue, s->hand, 3) == 3 ? 0 : -1;
 }
 
+static int act_get_some(stage *s)
+{
+    return td_queue_get_many(s->queue, s->hand, 3) > 0 ? 0 : -1;
+}
+
+static int act_join(stage *s)
+{
+    return td_queue_join(s->queue);
+}
+
 static int act_get_bytes(stage *s)
 {
     size_t size;
@@ -100,16 +105,6 @@ static int act_get_bytes(stage *s)
 static int act_task_done(stage *s)
 {
     return td_queue_task_done(s->queue);
-}
-
-static int act_get_some(stage *s)
-{
-    return td_queue_get_many(s->queue, s->hand, 3) > 0 ? 0 : -1;
-}
-
-static int act_join(stage *s)
-{
-    return td_queue_join(s->queue);
 }
 
 static int act_free(stage *s)
@@ -166,14 +161,12 @@ enum {
     GET_MANY_NONE,
     PUT_BYTES_FULL,
     GET_BYTES_NONE,
-    PUT_MANY_FULL_LIFO,
-    GET_MANY_NONE_LIFO,
+    JOIN,
     WAKE_PUT,
     WAKE_PUT_MANY,
     WAKE_GET,
     WAKE_GET_MANY,
-    WAKE_PUT_LIFO,
-    JOIN
+    WAKE_PUT_LIFO
 };
 static const scene scenes[] = {
     [PUT] = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 },
@@ -209,17 +202,15 @@ static const scene scenes[] = {
     [PUT_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_NONE_SORTED] = { { ITEMS, SORTED }, 0, act_get, .gets = 1 },
     [PUT_MANY_FULL] = { { ITEMS, .capacity = 2 }, 2, act_put_many, .puts = 3 },
-    [GET_MANY_NONE] = { { ITEMS, .capacity = 2 }, 0, act_get_some, .gets = 3 },
+    [GET_MANY_NONE] = { { ITEMS, .capacity = 4 }, 0, act_get_some, .gets = 3 },
     [PUT_BYTES_FULL] = { { BYTES, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_BYTES_NONE] = { { BYTES, .capacity = 2 }, 0, act_get_bytes, .gets = 1 },
-    [PUT_MANY_FULL_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 2, act_put_many, .puts = 3 },
-    [GET_MANY_NONE_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 0, act_get_some, .gets = 3 },
+    [JOIN] = { { ITEMS, .capacity = 2, .joinable = true }, 2, act_join, .puts = 0 },
     [WAKE_PUT] = { { ITEMS, .capacity = 2 }, 0, act_put, .puts = 1, .known = true },
     [WAKE_PUT_MANY] = { { ITEMS, .capacity = 3 }, 0, act_put_many, .puts = 3 },
     [WAKE_GET] = { { ITEMS, .capacity = 2 }, 2, act_get, .gets = 1, .known = true },
     [WAKE_GET_MANY] = { { ITEMS, .capacity = 2 }, 2, act_get_some, .gets = 3 },
     [WAKE_PUT_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 0, act_put, .puts = 1 },
-    [JOIN] = { { ITEMS, .joinable = true, .capacity = 3 }, 1, act_join, .puts = 0 },
 };
 
 static int victim(td_call *call)
@@ -536,14 +527,44 @@ typedef struct rival_at {
     rival *at;
 } rival_at;
 
+static int put_within(td_queue *q, item i, td_time limit)
+{
+    char bytes[BIG];
+    if (!q->any_size)
+        return td_queue_put_for(q, &i, limit);
+    memset(bytes, (int)i.number + 1, BIG);
+    memcpy(bytes, &i, sizeof i);
+    return td_queue_put_bytes_with(q, bytes, BIG, limit, NULL);
+}
+
 static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
     td_time limit = td_s(100 * SLOW); /* longer than it is waited for: at its end it would look once more */
     r->result = r->join  ? td_queue_join_for(r->queue, limit)
-                : r->put ? put_item_for(r->queue, item_make(RIVAL, 0), limit)
+                : r->put ? put_within(r->queue, item_make(RIVAL, 0), limit)
                          : take(r->queue, &r->account, limit);
     return 0;
+}
+
+/* Has the victim taken this one out? */
+static bool is_in_hand(const stage *s, uint32_t number)
+{
+    item i;
+    bool found = false;
+    for (int at = 0; at < 4 && !found; at++) {
+        memcpy(&i, at < 3 ? (const void *)&s->hand[at] : s->bytes, sizeof i);
+        found = i.producer == BEFORE && item_whole(&i) && i.number == number;
+    }
+    return found;
+}
+
+/* Takes until both have ended, as nobody knows how much the victim puts. */
+static void take_for(td_queue *q, account *a, const td_worker *victim, const td_worker *other)
+{
+    while (td_is_alive(victim) || td_is_alive(other))
+        if (take(q, a, TD_NO_LIMIT) != 0)
+            pause_ms(1);
 }
 
 static bool sleeps(pid_t pid)
@@ -552,69 +573,68 @@ static bool sleeps(pid_t pid)
     return !process_alive(pid) || status_of(pid, "State", state, sizeof state)[0] == 'S';
 }
 
-/* A place, or an item. */
-static void offer(td_queue *q, bool place, account *a, uint32_t *items)
+/* Does a thread of that process wait for the word? */
+static bool waits_here(const _Atomic uint32_t *word, pid_t pid)
 {
-    if (place)
-        CHECK_OK(take(q, a, td_s(20 * SLOW)));
-    else
-        CHECK_OK(put_item(q, item_make(BEFORE, (*items)++)));
-}
-
-/* To those who take several: more, but only if there is nothing, so that who sleeps beside something is seen. */
-static void offer_more(td_queue *q, bool place, account *a, uint32_t *items, td_worker *one, td_worker *other)
-{
-    double end = now() + 25 * SLOW;
-    while ((td_is_alive(one) || td_is_alive(other)) && now() < end) {
-        if (place ? td_queue_qsize(q) >= q->capacity : td_queue_qsize(q) == 0)
-            offer(q, place, a, items);
-        pause_ms(1);
-    }
-}
-
-static bool in_hand(const stage *s, uint32_t number)
-{
-    for (size_t n = 0; n < TD__COUNT(s->hand); n++)
-        if (s->hand[n].producer == BEFORE && s->hand[n].number == number && item_whole(&s->hand[n]))
+    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
+        if ((td__load_acquire(td__party_entry(i)) & 0x7fffffff) == (uint32_t)pid &&
+            td__load_relaxed(&td__party_at(i)->word_waited) == word)
             return true;
-    const item *bytes = (const item *)(const void *)s->bytes;
-    return is_whole(s->bytes) && bytes->producer == BEFORE && bytes->number == number;
+    return false;
+}
+
+/* One item comes, and a second one only if one of the two has got it and ended: else it is the other's. How many. */
+static int put_no_more_than_needed(td_queue *q, const stage *s, const td_worker *victim, const td_worker *other)
+{
+    WAIT_UNTIL(!td_is_alive(victim) || !td_is_alive(other), 20);
+    bool victims = !td_is_alive(victim) && (td__load_relaxed(&s->returned) || is_in_hand(s, 0));
+    if (!victims && td_is_alive(other))
+        return 1;
+    CHECK_OK(put_item(q, item_make(BEFORE, 1)));
+    return 2;
 }
 
 /*
  * One place, or item, comes while two wait for it, of which one is killed. If its call had not taken effect, the other
- * one must get it; if it had, the next.
+ * one must get it; if it had, the next. `sparse`: of items no more come than that.
  */
-static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool victim_first)
+static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool sparse)
 {
     stage *s = set_stage(number, step);
     td_queue *q = s->queue;
     rival r = { .queue = q, .put = scenes[number].puts > 0 };
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
-    td_worker *other = NULL, *w = NULL;
-    /* Who slept first is woken first. */
-    for (int turn = 0; turn < 2; turn++) {
-        _Atomic uint32_t *sleepers = r.put ? &q->for_space : &q->for_items;
-        uint32_t before = td__load_relaxed(sleepers);
-        if (victim_first == (turn == 0)) {
-            w = start_victim(how, s);
-            pid_t pid = td_pid(w);
-            WAIT_UNTIL(sleeps(pid), 20);
-        } else {
-            other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
-            REQUIRE_OK(td_start(other));
-            WAIT_UNTIL(td__load_relaxed(sleepers) > before && td__load_relaxed(r.put ? &q->space : &q->items) & 1, 20);
-        }
+    const _Atomic uint32_t *word = r.put ? &q->space : &q->items;
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at))), *w = NULL;
+    /* The first one to sleep is woken first. */
+    if (sparse) {
+        w = start_victim(how, s);
+        WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
     }
-    uint32_t items = 0;
-    offer(q, r.put, &a, &items);
+    REQUIRE_OK(td_start(other));
+    WAIT_UNTIL(waits_here(word, getpid()), 20);
+    if (!sparse) {
+        w = start_victim(how, s);
+        WAIT_UNTIL(sleeps(td_pid(w)), 20);
+    }
+    if (r.put)
+        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
+    else
+        CHECK_OK(put_item(q, item_make(BEFORE, 0)));
     pause_ms(step % 3 ? 0 : 2);
-    offer(q, r.put, &a, &items); /* Enough for both. */
-    if (scenes[number].puts + scenes[number].gets > 1)
-        offer_more(q, r.put, &a, &items, w, other);
+    /* Enough for both. */
+    int items = number == GET_MANY_NONE ? 3 : 2;
+    if (sparse)
+        items = put_no_more_than_needed(q, s, w, other);
+    else if (number == PUT_MANY_FULL)
+        take_for(q, &a, w, other);
+    else if (r.put)
+        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
+    for (int i = 1; i < items && !r.put && !sparse; i++)
+        CHECK_OK(put_item(q, item_make(BEFORE, (uint32_t)i)));
     bool died = end_victim(w, s);
-    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
+    CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
     CHECK_OK(r.result);
     td_free(other);
     drain(q, &a);
@@ -622,12 +642,11 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool vic
         CHECK_INT(a.times[BEFORE][i], 1);
     if (r.put) {
         CHECK_INT(a.times[RIVAL][0], 1);
-        for (int i = 0; i < scenes[number].puts; i++)
-            CHECK(a.times[VICTIM][i] == 1 || (died && a.times[VICTIM][i] == 0));
+        CHECK(a.times[VICTIM][0] <= 1 && (died || a.times[VICTIM][0] == 1));
     }
-    for (uint32_t i = 0; i < items; i++) {
+    for (int i = 0; i < items && !r.put; i++) {
         int times = a.times[BEFORE][i] + r.account.times[BEFORE][i];
-        CHECK(times == 1 || (times == 0 && in_hand(s, i)));
+        CHECK(times == 1 || (times == 0 && is_in_hand(s, (uint32_t)i)));
     }
     still_works(q);
     td_queue_free(q);
@@ -636,13 +655,14 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool vic
 
 static void kill_asleep(const mode *how, uint32_t number)
 {
-    long step = 1, survived = 0;
-    for (; survived < 6 && !harness_failed(); step++)
-        /* How long it tries before it sleeps varies. */
-        for (int first = 0; first < 2; first++)
-            survived = kill_asleep_at(how, number, step, first) ? 0 : survived + 1;
-    CHECK(step > 10);
-    harness_note("%ld steps", step);
+    bool gets = scenes[number].gets > 0;
+    for (int sparse = 0; sparse <= gets; sparse++) {
+        long step = 1, survived = 0;
+        for (; survived < 3 && !harness_failed(); step++) /* how long it tries before it sleeps varies */
+            survived = kill_asleep_at(how, number, step, sparse) ? 0 : survived + 1;
+        CHECK(step > 10);
+        harness_note("%ld steps", step);
+    }
 }
 
 #define ASLEEP(name, number)                     \
@@ -655,12 +675,46 @@ ASLEEP(full, PUT_FULL)
 ASLEEP(empty, GET_NONE)
 ASLEEP(full_lifo, PUT_FULL_LIFO)
 ASLEEP(empty_sorted, GET_NONE_SORTED)
-ASLEEP(full_for_many, PUT_MANY_FULL)
+ASLEEP(full_of_many, PUT_MANY_FULL)
 ASLEEP(empty_for_many, GET_MANY_NONE)
 ASLEEP(full_of_bytes, PUT_BYTES_FULL)
 ASLEEP(empty_of_bytes, GET_BYTES_NONE)
-ASLEEP(full_for_many_lifo, PUT_MANY_FULL_LIFO)
-ASLEEP(empty_for_many_lifo, GET_MANY_NONE_LIFO)
+
+static int joins_too(td_call *call)
+{
+    rival *r = td_arg(call, rival_at).at;
+    r->result = td_queue_join_for(r->queue, td_s(20 * SLOW));
+    return 0;
+}
+
+/* One of two who wait until all is done: the other one is told. */
+TEST_METHODS_LIMIT(killed_while_joining, 150)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++) {
+        stage *s = set_stage(JOIN, step);
+        rival r = { .queue = s->queue };
+        rival_at at = { &r };
+        account a = { { { 0 } }, { { 0 } }, 0 };
+        td_worker *other = WORKER(td_thread(.target = joins_too, .args = TD_VAL(at)));
+        REQUIRE_OK(td_start(other));
+        WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
+        td_worker *w = start_victim(how, s);
+        WAIT_UNTIL(sleeps(td_pid(w)), 20);
+        drain(s->queue, &a);
+        CHECK(td_is_alive(other));
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(td_queue_task_done(s->queue));
+        survived = end_victim(w, s) ? 0 : survived + 1;
+        CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
+        CHECK_OK(r.result);
+        td_free(other);
+        still_works(s->queue);
+        td_queue_free(s->queue);
+    }
+    CHECK(step > 6);
+    harness_note("%ld steps", step);
+}
 
 /* One sleeps, and who puts the item, or takes one, that it waits for is killed: it has come, or another one's wakes. */
 static bool kill_waking_at(const mode *how, uint32_t number, long step)
@@ -676,7 +730,7 @@ static bool kill_waking_at(const mode *how, uint32_t number, long step)
     WAIT_UNTIL(td__load_relaxed(puts ? &q->items : &q->space) & 1, 20);
     bool died = end_victim(start_victim(how, s), s);
     if (died && puts && td_queue_qsize(q) == 0 && td_is_alive(other))
-        CHECK_OK(put_item_for(q, item_make(AFTER, 0), td_s(20 * SLOW)));
+        CHECK_OK(put_within(q, item_make(AFTER, 0), td_s(20 * SLOW)));
     if (died && !puts && td_queue_qsize(q) == q->capacity && td_is_alive(other))
         CHECK_OK(take(q, &a, td_s(20 * SLOW)));
     REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
@@ -707,10 +761,10 @@ WAKING(get, WAKE_GET)
 WAKING(get_many, WAKE_GET_MANY)
 WAKING(put_lifo, WAKE_PUT_LIFO)
 
-/* One waits in join; another one, who waits there too, or says that the last one is done, is killed. */
-static bool kill_beside_join_at(const mode *how, uint32_t number, long step)
+/* One waits in join; who says that the last one is done is killed. */
+static bool kill_beside_join_at(const mode *how, long step)
 {
-    stage *s = set_stage(number, step);
+    stage *s = set_stage(TASK_DONE, step);
     rival r = { .queue = s->queue, .join = true };
     rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
@@ -719,14 +773,9 @@ static bool kill_beside_join_at(const mode *how, uint32_t number, long step)
     REQUIRE_OK(td_start(other));
     WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
     td_worker *w = start_victim(how, s);
-    if (number == JOIN) {
-        pid_t pid = td_pid(w);
-        WAIT_UNTIL(sleeps(pid), 20);
-        CHECK_OK(td_queue_task_done(s->queue));
-    }
     bool died = end_victim(w, s);
     /* Killed before it had said so: somebody else does, and is heard. */
-    if (died && number == TASK_DONE && td__load_acquire(&s->queue->done) == 0)
+    if (died && td__load_acquire(&s->queue->done) == 0)
         CHECK_OK(td_queue_task_done(s->queue));
     REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
     CHECK_OK(r.result);
@@ -735,23 +784,12 @@ static bool kill_beside_join_at(const mode *how, uint32_t number, long step)
     return died;
 }
 
-static void kill_beside_join(const mode *how, uint32_t number)
+TEST_METHODS_LIMIT(killed_in_task_done_beside_a_join, 150)
 {
     long step = 1, survived = 0;
     for (; survived < 3 && !harness_failed(); step++)
-        survived = kill_beside_join_at(how, number, step) ? 0 : survived + 1;
+        survived = kill_beside_join_at(how, step) ? 0 : survived + 1;
     CHECK(step > 5);
-    harness_note("%ld steps", step);
-}
-
-TEST_METHODS_LIMIT(killed_while_joining, 150)
-{
-    kill_beside_join(how, JOIN);
-}
-
-TEST_METHODS_LIMIT(killed_in_task_done_beside_a_join, 150)
-{
-    kill_beside_join(how, TASK_DONE);
 }
 
 /* --- after a shutdown ---------------------------------------------------------------------------------------- */

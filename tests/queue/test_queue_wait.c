@@ -264,17 +264,19 @@ TEST(prepared)
         for (int shared = 0; shared < 2; shared++) {
             td_queue *q = queue_of(kind, shared, 1);
             td__futex_item word;
+            bool unsure = false;
             int x = 1;
-            CHECK(!td__queue_prepare(q, &word));
+            CHECK(!td__queue_prepare(q, &word, &unsure));
             CHECK_INT(td__load_relaxed(word.word), word.expected);
             CHECK_OK(td_queue_put(q, &x));
             CHECK(td__load_relaxed(word.word) != word.expected);
-            CHECK(td__queue_prepare(q, &word));
+            CHECK(td__queue_prepare(q, &word, &unsure));
             CHECK_OK(td_queue_get(q, &x));
-            CHECK(!td__queue_prepare(q, &word));
+            CHECK(!td__queue_prepare(q, &word, &unsure));
             CHECK_OK(td_queue_shutdown(q, false));
             CHECK(td__load_relaxed(word.word) != word.expected);
-            CHECK(td__queue_prepare(q, &word));
+            CHECK(td__queue_prepare(q, &word, &unsure));
+            CHECK(!unsure);
             td_queue_free(q);
         }
 }

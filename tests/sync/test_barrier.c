@@ -366,6 +366,50 @@ TEST_PLACES(broken_while_the_action_runs)
     object_free(how, m);
 }
 
+static int ends_its_thread(void *argument)
+{
+    pthread_exit(argument);
+    return 0;
+}
+
+static int is_ended(void *argument)
+{
+    meeting *m = argument;
+    m->actions++;
+    pause_ms(20000); /* where a cancellation ends it */
+    return 0;
+}
+
+static void *comes_last(void *argument)
+{
+    meeting *m = argument;
+    td_barrier_wait_action_for(&m->barrier, m->what ? is_ended : ends_its_thread, m, LONG);
+    return NULL; /* not reached */
+}
+
+/* Catches: a thread that ends inside its action, for which the others wait for ever. */
+TEST_PLACES(a_thread_that_ends_in_its_action_breaks_it)
+{
+    for (int cancelled = 0; cancelled < 2; cancelled++) {
+        meeting *m = meeting_new(how, 3);
+        td_worker *w[2];
+        pthread_t last;
+        void *result;
+        m->what = cancelled;
+        two_wait(how, m, w);
+        REQUIRE_INT(pthread_create(&last, NULL, comes_last, m), 0);
+        if (cancelled) {
+            UNTIL(m->actions == 1);
+            pthread_cancel(last);
+        }
+        REQUIRE_INT(pthread_join(last, &result), 0);
+        CHECK(result == (cancelled ? PTHREAD_CANCELED : m));
+        two_failed(m, w);
+        CHECK(td_barrier_broken(&m->barrier));
+        reuse(how, how, m);
+    }
+}
+
 TEST(bad_input)
 {
     td_barrier zero = { .td_parties = 0 };

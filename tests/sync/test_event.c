@@ -461,6 +461,40 @@ TEST_KILLED(setter_killed_at_every_step)
     CHECK_IN(steps, 2, 50); /* before the change, and between the change and the wake */
 }
 
+static int fires_and_dies(td_call *call)
+{
+    part p = td_arg(call, part);
+    set_of_events *s = p.object;
+    td__kill_at_step(p.step);
+    td_cancel_fire(&s->cancel);
+    td__kill_at_step(0);
+    return 0;
+}
+
+/* Three sleep, without a limit, and who fires is killed at its n-th step: fired is fired, for all of them. It has no
+ * record yet, so that nothing but this call makes its death known to a repair. */
+TEST_KILLED(killed_while_firing)
+{
+    enum { N = 3 };
+    set_of_events *s = place(how, sizeof *s);
+    long n = 0, unfired = 0;
+    for (bool killed = true; killed;) {
+        td_worker *w[N];
+        td_cancel_reset(&s->cancel);
+        for (int i = 0; i < N; i++)
+            w[i] = begin(i ? how : &mode_shared, waits_to_be_cancelled, s, 0, 0, 0);
+        WAIT_UNTIL(sleepers(&s->a) == N, 20);
+        killed = end_killed(begin(how, fires_and_dies, s, 0, 0, ++n));
+        unfired += !td_cancel_fired(&s->cancel);
+        if (!td_cancel_fired(&s->cancel))
+            td_cancel_fire(&s->cancel);
+        for (int i = 0; i < N; i++)
+            end_well(w[i]);
+    }
+    harness_note("%ld steps, the first %ld before it was fired", n - 1, unfired);
+    CHECK(n - 1 - unfired >= 1 + 2 * N);
+}
+
 /* A waiter is killed at every step of its wait, while others wait; nothing of it stays. */
 TEST_KILLED(waiter_killed_at_every_step)
 {

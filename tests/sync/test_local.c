@@ -35,17 +35,70 @@ static char context[1];
 static td_local things = { .size = sizeof(thing), .init = make, .destroy = drop, .context = context };
 static td_local pointer; /* {0}: each thread has a pointer */
 
+/* The same by pthread's keys, which the same case is to pass. */
+static bool is_pthread;
+static pthread_key_t thing_key, pointer_key;
+
+static void drop_theirs(void *value)
+{
+    drop(value, context);
+    free(value);
+}
+
+static void begin_pthread(void)
+{
+    is_pthread = true;
+    REQUIRE_INT(pthread_key_create(&thing_key, drop_theirs), 0);
+    REQUIRE_INT(pthread_key_create(&pointer_key, NULL), 0);
+}
+
+static thing *my_thing(void)
+{
+    if (!is_pthread)
+        return td_local_get(&things);
+    thing *mine = pthread_getspecific(thing_key);
+    if (!mine && (mine = calloc(1, sizeof *mine)) != NULL) {
+        make(mine, context);
+        pthread_setspecific(thing_key, mine);
+    }
+    return mine;
+}
+
+static void *my_pointer(void)
+{
+    return is_pthread ? pthread_getspecific(pointer_key) : *(void **)td_local_get(&pointer);
+}
+
+static void set_my_pointer(void *to)
+{
+    if (is_pthread)
+        pthread_setspecific(pointer_key, to);
+    else
+        *(void **)td_local_get(&pointer) = to;
+}
+
+static void delete_all(void)
+{
+    if (is_pthread) { /* which leaves the values alone */
+        drop_theirs(pthread_getspecific(thing_key));
+        pthread_key_delete(thing_key);
+        pthread_key_delete(pointer_key);
+    } else {
+        td_local_delete(&things);
+        td_local_delete(&pointer);
+    }
+}
+
 static void *use(void *argument)
 {
-    thing *t = td_local_get(&things);
+    thing *t = my_thing();
     REQUIRE(t != NULL);
     t->number = (long)(intptr_t)argument;
-    void **p = td_local_get(&pointer);
-    CHECK(*p == NULL);
-    *p = argument;
+    CHECK(my_pointer() == NULL);
+    set_my_pointer(argument);
     for (int i = 0; i < 1000; i++) {
-        CHECK(td_local_get(&things) == t);
-        CHECK(*(void **)td_local_get(&pointer) == argument);
+        CHECK(my_thing() == t);
+        CHECK(my_pointer() == argument);
     }
     CHECK_INT(t->number, (long)(intptr_t)argument);
     return NULL;
@@ -58,7 +111,7 @@ static int uses(td_call *call)
 }
 
 /* Threads of ours and of the system's: own values, init once in each, destroyed when they have ended. */
-TEST(one_value_a_thread)
+static void each_has_one(void)
 {
     enum { N = 8 };
     use((void *)(intptr_t)100);
@@ -74,12 +127,24 @@ TEST(one_value_a_thread)
             pthread_join(thread[i], NULL);
         }
         CHECK_INT(td__load_relaxed(&made), 1 + 2 * N * (round + 1));
+        if (is_pthread) /* a worker's end is told before pthread drops its values */
+            WAIT_UNTIL(td__load_relaxed(&destroyed) == 2 * N * (round + 1), 20);
         CHECK_INT(td__load_relaxed(&destroyed), 2 * N * (round + 1));
     }
-    CHECK_INT(((thing *)td_local_get(&things))->number, 100);
-    td_local_delete(&things);
-    td_local_delete(&pointer);
+    CHECK_INT(my_thing()->number, 100);
+    delete_all();
     CHECK_INT(td__load_relaxed(&destroyed), td__load_relaxed(&made));
+}
+
+TEST(one_value_a_thread)
+{
+    each_has_one();
+}
+
+TEST(one_value_a_thread_pthread)
+{
+    begin_pthread();
+    each_has_one();
 }
 
 /* In a process they are its own, and new. */
@@ -91,7 +156,7 @@ TEST_METHODS(process_has_its_own)
         end_well(begin(how, uses, NULL, 0, 1, 0));
     pid_t child = fork();
     if (child == 0)
-        _exit(((thing *)td_local_get(&things))->number == 7 ? 0 : 1); /* a copy of the forking thread's */
+        _exit(my_thing()->number == 7 ? 0 : 1); /* a copy of the forking thread's */
     CHECK_INT(helper_wait(child), 0);
 }
 

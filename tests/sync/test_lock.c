@@ -3,17 +3,13 @@
  * Lock and RLock: one suite over private and shared memory, threads and processes, and pthread's mutex where it means
  * the same; and every death that there is, at every step. All waits are bounded: a wake-up that is lost fails the case.
  */
-#include "harness.h"
+#include "refuse.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <tandem.h>
 #include "sync/latch.h"
@@ -23,7 +19,18 @@ enum { N_STEPS, N_PID, N_RESULT, N_DIED, N_AT }; /* numbers */
 
 #define BOUND td_s(20)
 
-enum { LOCK, RLOCK, PTHREAD, KINDS };
+/* A semaphore of one unit is a lock, too, where it is only asked who gets it. */
+enum {
+    LOCK,
+    RLOCK,
+    PTHREAD,
+    PTHREAD_RECURSIVE,
+    KINDS,
+    SEMAPHORE = KINDS,
+    OWNED_SEMAPHORE,
+    PTHREAD_SEMAPHORE,
+    ALL_KINDS
+};
 
 /* What is fought over. */
 typedef struct ground {
@@ -31,6 +38,9 @@ typedef struct ground {
         td_lock lock;
         td_rlock rlock;
         pthread_mutex_t mutex;
+        td_semaphore semaphore;
+        td_owned_semaphore owned;
+        sem_t sem;
     };
     int kind;
     int rounds;
@@ -50,11 +60,17 @@ static ground *make(int kind, bool shared)
     REQUIRE(g != NULL);
     memset(g, 0, sizeof *g);
     g->kind = kind;
-    if (kind == PTHREAD) {
+    if (kind == SEMAPHORE)
+        REQUIRE_OK(td_semaphore_init(&g->semaphore, 1));
+    if (kind == OWNED_SEMAPHORE)
+        REQUIRE_OK(td_owned_semaphore_init(&g->owned, 1));
+    if (kind == PTHREAD_SEMAPHORE)
+        REQUIRE_INT(sem_init(&g->sem, shared, 1), 0);
+    if (kind == PTHREAD || kind == PTHREAD_RECURSIVE) {
         pthread_mutexattr_t a;
         pthread_mutexattr_init(&a);
         pthread_mutexattr_setpshared(&a, shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE);
-        pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
+        pthread_mutexattr_settype(&a, kind == PTHREAD ? PTHREAD_MUTEX_ERRORCHECK : PTHREAD_MUTEX_RECURSIVE);
         pthread_mutex_init(&g->mutex, &a);
     }
     return g;
@@ -67,6 +83,12 @@ static int acquire(ground *g)
         return td_lock_acquire(&g->lock);
     case RLOCK:
         return td_rlock_acquire(&g->rlock);
+    case SEMAPHORE:
+        return td_semaphore_acquire(&g->semaphore);
+    case OWNED_SEMAPHORE:
+        return td_owned_semaphore_acquire(&g->owned);
+    case PTHREAD_SEMAPHORE:
+        return sem_wait(&g->sem);
     default:
         return pthread_mutex_lock(&g->mutex);
     }
@@ -79,8 +101,12 @@ static int acquire_bounded(ground *g)
         return td_lock_acquire_for(&g->lock, BOUND);
     case RLOCK:
         return td_rlock_acquire_for(&g->rlock, BOUND);
+    case SEMAPHORE:
+        return td_semaphore_acquire_for(&g->semaphore, BOUND);
+    case OWNED_SEMAPHORE:
+        return td_owned_semaphore_acquire_for(&g->owned, BOUND);
     default:
-        return pthread_mutex_lock(&g->mutex);
+        return acquire(g);
     }
 }
 
@@ -105,9 +131,23 @@ static void release(ground *g)
     case RLOCK:
         td_rlock_release(&g->rlock);
         break;
+    case SEMAPHORE:
+        td_semaphore_release(&g->semaphore);
+        break;
+    case OWNED_SEMAPHORE:
+        td_owned_semaphore_release(&g->owned);
+        break;
+    case PTHREAD_SEMAPHORE:
+        sem_post(&g->sem);
+        break;
     default:
         pthread_mutex_unlock(&g->mutex);
     }
+}
+
+static bool is_recursive(const ground *g)
+{
+    return g->kind == RLOCK || g->kind == PTHREAD_RECURSIVE;
 }
 
 static bool is_process(const mode *how)
@@ -172,12 +212,17 @@ static int fights(td_call *call)
         }
         long before = g->counter;
         g->owner = i;
+        int deeper = is_recursive(g) ? i % 3 : 0;
+        for (int d = 0; d < deeper; d++)
+            CHECK_INT(d ? acquire(g) : try_acquire(g), 0);
         x = x * 1103515245 + 12345;
         /* Sometimes so long that the others go to sleep. */
         if (x >> 16 & 1 && i % 16 == 0)
             usleep(x >> 20 & 63);
         else if (i % 4 == 0)
             sched_yield();
+        for (int d = 0; d < deeper; d++)
+            release(g);
         CHECK_INT(g->owner, i);
         g->counter = before + 1;
         release(g);
@@ -234,35 +279,130 @@ TEST_MODES_LIMIT(full_wake_ups, 600)
         }
 }
 
+/* Those who always want it, each with a count of its own. */
+typedef struct hog {
+    ground *g;
+    int number;
+} hog;
+
+#define HOGS     3
+#define N_SHARES 100
+
 static int hogs(td_call *call)
 {
-    ground *g = of(call);
+    hog h = td_arg(call, hog);
     event_add(READY);
     while (!event_is_set(GO)) {
-        if (acquire(g))
+        if (acquire(h.g))
             return 1;
         for (int i = 0; i < 100; i++)
-            g->counter++;
-        release(g);
+            h.g->counter++;
+        page->number[N_SHARES + h.number]++;
+        release(h.g);
     }
     return 0;
 }
 
-/* Catches: a thread that never gets a lock which others take again as soon as they have released it. */
+static void start_hogs(const mode *how, ground *g, td_worker *w[HOGS])
+{
+    page->event[READY] = page->event[GO] = 0;
+    for (int i = 0; i < HOGS; i++) {
+        page->number[N_SHARES + i] = 0;
+        w[i] = WORKER(NEW(.target = hogs, .args = TD_ARG(hog, g, i)));
+        REQUIRE_OK(td_start(w[i]));
+    }
+    event_wait_count(READY, HOGS);
+}
+
+static void end_hogs(const char *name, td_worker *w[HOGS], long mine)
+{
+    event_set(GO);
+    int64_t most = 1, least = INT64_MAX;
+    for (int i = 0; i < HOGS; i++) {
+        finish(w[i]);
+        int64_t share = page->number[N_SHARES + i];
+        most = share > most ? share : most;
+        least = share < least ? share : least;
+    }
+    harness_note("%s: %ld of ours, %lld to %lld of the others'", name, mine, (long long)least, (long long)most);
+}
+
+static const char *const names[ALL_KINDS] = { "lock",      "rlock",           "mutex", "recursive mutex",
+                                              "semaphore", "owned semaphore", "sem_t" };
+
+/* Catches: a thread that never gets what others take again as soon as they have released it. */
 TEST_MODES(nobody_starves)
 {
-    ground *g = make(LOCK, is_process(how));
-    td_worker *w[3];
-    for (int i = 0; i < 3; i++)
-        w[i] = start(how, hogs, g);
-    event_wait_count(READY, 3);
-    for (int i = 0; i < 100; i++) {
-        REQUIRE_OK(acquire_bounded(g));
-        release(g);
+    static const int kinds[] = { LOCK, RLOCK, SEMAPHORE, OWNED_SEMAPHORE };
+    for (size_t k = 0; k < TD__COUNT(kinds); k++) {
+        ground *g = make(kinds[k], is_process(how));
+        td_worker *w[HOGS];
+        start_hogs(how, g, w);
+        for (int i = 0; i < 100; i++) {
+            REQUIRE_OK(acquire_bounded(g));
+            release(g);
+        }
+        end_hogs(names[kinds[k]], w, 100);
     }
-    event_set(GO);
+}
+
+/*
+ * How even the shares are, and pthread's beside them, which may starve anybody for as long as it likes: only told.
+ * That each gets some is checked of ours.
+ */
+TEST_MODES(shares)
+{
+    for (int kind = 0; kind < ALL_KINDS; kind++) {
+        bool theirs = kind == PTHREAD || kind == PTHREAD_RECURSIVE || kind == PTHREAD_SEMAPHORE;
+        ground *g = make(kind, is_process(how));
+        td_worker *w[HOGS];
+        start_hogs(how, g, w);
+        for (double until = now() + 0.1 * SLOW; now() < until;)
+            sched_yield();
+        if (!theirs)
+            for (int i = 0; i < HOGS; i++)
+                WAIT_UNTIL(page->number[N_SHARES + i] > 0, 20);
+        end_hogs(names[kind], w, 0);
+    }
+}
+
+static int holds_deep(td_call *call)
+{
+    ground *g = of(call);
     for (int i = 0; i < 3; i++)
-        finish(w[i]);
+        CHECK_INT(i == 1 ? try_acquire(g) : acquire(g), 0);
+    for (uint32_t i = 1; i <= 3; i++) {
+        event_set(HELD);
+        event_wait_count(GO, i);
+        page->event[HELD] = 0;
+        release(g);
+        event_set(DONE);
+    }
+    return 0;
+}
+
+/* Catches: one that is free before it has been released as often as it was acquired. */
+TEST_MODES(deep)
+{
+    static const int kinds[] = { RLOCK, PTHREAD_RECURSIVE };
+    for (size_t k = 0; k < TD__COUNT(kinds); k++)
+        for (int shared = is_process(how); shared < 2; shared++) {
+            ground *g = make(kinds[k], shared);
+            page->event[HELD] = page->event[GO] = page->event[DONE] = 0;
+            td_worker *w = start(how, holds_deep, g);
+            for (int i = 0; i < 3; i++) {
+                event_wait(HELD);
+                CHECK_INT(try_acquire(g), TD_EBUSY);
+                page->event[DONE] = 0;
+                event_add(GO);
+                event_wait(DONE);
+            }
+            CHECK_INT(try_acquire(g), 0);
+            CHECK_INT(try_acquire(g), 0);
+            release(g);
+            release(g);
+            finish(w);
+        }
 }
 
 /* --- what calls return ------------------------------------------------------------------------------------- */
@@ -378,20 +518,6 @@ TEST(as_many_as_can_be_held)
 
 /* --- cancellation ------------------------------------------------------------------------------------------ */
 
-/* From now on the kernel refuses this system call to the calling thread, and to what it starts. */
-static void refuse(int call, int error)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = { TD__COUNT(filter), filter };
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        _exit(EXIT_WORKER);
-}
-
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
 #endif
@@ -458,12 +584,6 @@ TEST_MODES(cancellation)
 }
 
 /* --- without barriers -------------------------------------------------------------------------------------- */
-
-static void refuse_barriers(void *unused)
-{
-    (void)unused;
-    refuse(SYS_membarrier, EPERM);
-}
 
 HELPER(fights_without_barriers)
 {

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Read-write locks: many readers or one writer, in order of arrival, and nothing left of those who die. */
 #include "monitors.h"
+#include "refuse.h"
 
-#include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
-#include <stddef.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "sync/rwlock.h"
@@ -399,21 +394,6 @@ TEST(readers_and_writers_pthread)
     pthread_rwlock_init(&t->theirs, NULL);
     stress(&mode_private, reads_and_writes, t, 2000);
     object_free(&mode_private, t);
-}
-
-/* From now on the kernel refuses barriers to the calling thread, and to what it starts. */
-static void refuse_barriers(void *unused)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = { TD__COUNT(filter), filter };
-    (void)unused;
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        _exit(EXIT_WORKER);
 }
 
 /* Nobody reads by its record there. */

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* System calls that the kernel refuses, as sandboxes do: by a filter. */
+#ifndef TANDEM_TESTS_REFUSE_H
+#define TANDEM_TESTS_REFUSE_H
+
+#include "harness.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* From now on, to the calling thread and to what it starts. */
+static inline void refuse(long call, int error)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(EXIT_WORKER);
+}
+
+/* The barriers that plain releases rely on. Also for helper_options.before. */
+static inline void refuse_barriers(void *unused)
+{
+    (void)unused;
+    refuse(SYS_membarrier, EPERM);
+}
+
+#endif

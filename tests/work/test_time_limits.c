@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every call that takes a time limit, with limits from below zero to the end of time: one that has passed does not
+ * wait, one that is too large to be added to the clock is as good as none, and does not pass at once.
+ */
+#include "harness.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <tandem.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LARGE = 1 << 20, GO = 1, ENTERED = 2, FIRED = 3 };
+
+/* All that is waited for, in the state in which a wait lasts. */
+typedef struct ground {
+    td_lock lock, inner;
+    td_rlock rlock, inner_rlock;
+    td_rwlock rwlock;
+    td_event event;
+    td_semaphore semaphore;
+    td_bounded_semaphore bounded;
+    td_owned_semaphore owned;
+    td_condition condition, of_rlock;
+    td_barrier barrier;
+    td_once once;
+    _Atomic bool over;
+    td_queue *items, *full, *bytes, *full_bytes, *blocks, *full_blocks, *joinable;
+    td_connection *reader, *writer;
+    td_worker *worker;
+    void *block;
+} ground;
+
+static ground *g;
+static char large[LARGE];
+
+/* --- the calls, each with what ends its wait --------------------------------------------------------------- */
+
+typedef struct call {
+    const char *name;
+    int64_t (*wait)(td_time limit); /* in a thread */
+    void (*end)(void);              /* in the case's */
+    int none;                       /* what it returns after a limit, if not TD_ETIMEOUT */
+} call;
+
+static bool is_over(void *argument)
+{
+    (void)argument;
+    return g->over;
+}
+
+static int nothing(void *argument)
+{
+    (void)argument;
+    return 0;
+}
+
+#define WAITS(name, expression)               \
+    static int64_t wait_##name(td_time limit) \
+    {                                         \
+        return (expression);                  \
+    }
+#define ENDS(name, expression)   \
+    static void end_##name(void) \
+    {                            \
+        expression;              \
+    }
+
+static int64_t released(int r, void (*release)(void))
+{
+    if (r == 0)
+        release();
+    return r;
+}
+
+ENDS(lock, td_lock_release(&g->lock))
+WAITS(lock, released(td_lock_acquire_for(&g->lock, limit), end_lock))
+ENDS(rlock, td_rlock_release(&g->rlock))
+WAITS(rlock, released(td_rlock_acquire_for(&g->rlock, limit), end_rlock))
+ENDS(rwlock, td_rwlock_release(&g->rwlock))
+WAITS(read, released(td_rwlock_acquire_read_for(&g->rwlock, limit), end_rwlock))
+WAITS(write, released(td_rwlock_acquire_write_for(&g->rwlock, limit), end_rwlock))
+ENDS(event, td_event_set(&g->event))
+WAITS(event, td_event_wait_for(&g->event, limit))
+ENDS(semaphore, td_semaphore_release(&g->semaphore))
+WAITS(semaphore, td_semaphore_acquire_for(&g->semaphore, limit))
+ENDS(bounded, td_bounded_semaphore_release(&g->bounded))
+WAITS(bounded, td_bounded_semaphore_acquire_for(&g->bounded, limit))
+ENDS(owned, td_owned_semaphore_release(&g->owned))
+WAITS(owned, released(td_owned_semaphore_acquire_for(&g->owned, limit), end_owned))
+
+static void end_condition(void)
+{
+    td_lock_acquire(&g->inner);
+    g->over = true;
+    td_condition_notify_all(&g->condition);
+    td_lock_release(&g->inner);
+}
+
+static int64_t wait_condition(td_time limit)
+{
+    td_lock_acquire(&g->inner);
+    int r = td_condition_wait_for(&g->condition, &g->inner, limit);
+    td_lock_release(&g->inner);
+    return r;
+}
+
+static int64_t wait_await(td_time limit)
+{
+    td_lock_acquire(&g->inner);
+    int r = td_condition_await_for(&g->condition, &g->inner, is_over, NULL, limit);
+    td_lock_release(&g->inner);
+    return r;
+}
+
+static void end_of_rlock(void)
+{
+    td_rlock_acquire(&g->inner_rlock);
+    g->over = true;
+    td_condition_notify_all(&g->of_rlock);
+    td_rlock_release(&g->inner_rlock);
+}
+
+static int64_t wait_of_rlock(td_time limit)
+{
+    td_rlock_acquire(&g->inner_rlock);
+    int r = td_condition_wait_rlock_for(&g->of_rlock, &g->inner_rlock, limit);
+    td_rlock_release(&g->inner_rlock);
+    return r;
+}
+
+static int64_t wait_await_rlock(td_time limit)
+{
+    td_rlock_acquire(&g->inner_rlock);
+    int r = td_condition_await_rlock_for(&g->of_rlock, &g->inner_rlock, is_over, NULL, limit);
+    td_rlock_release(&g->inner_rlock);
+    return r;
+}
+
+ENDS(barrier, td_barrier_wait(&g->barrier))
+WAITS(barrier, td_barrier_wait_for(&g->barrier, limit))
+WAITS(barrier_action, td_barrier_wait_action_for(&g->barrier, nothing, NULL, limit))
+ENDS(once, event_set(GO))
+WAITS(once, td_once_run_for(&g->once, nothing, NULL, limit))
+
+static const int an_item = 7;
+static int64_t wait_get(td_time limit)
+{
+    int item;
+    return td_queue_get_for(g->items, &item, limit);
+}
+static int64_t wait_get_many(td_time limit)
+{
+    int some[2];
+    return td_queue_get_many_with(g->items, some, 2, limit, NULL);
+}
+static int64_t wait_get_bytes(td_time limit)
+{
+    char some[8];
+    size_t size;
+    return td_queue_get_bytes_with(g->bytes, some, sizeof some, &size, limit, NULL);
+}
+static int64_t wait_get_shared(td_time limit)
+{
+    void *block;
+    return td_queue_get_shared_with(g->blocks, &block, limit, NULL);
+}
+static void end_put(void)
+{
+    int item;
+    td_queue_get(g->full, &item);
+}
+static void end_put_bytes(void)
+{
+    char some[8];
+    size_t size;
+    td_queue_get_bytes(g->full_bytes, some, sizeof some, &size);
+}
+static void end_put_shared(void)
+{
+    void *block;
+    td_queue_get_shared(g->full_blocks, &block);
+}
+ENDS(get, td_queue_put(g->items, &an_item))
+ENDS(get_bytes, td_queue_put_bytes(g->bytes, "x", 1))
+ENDS(get_shared, td_queue_put_shared(g->blocks, g->block))
+WAITS(put, td_queue_put_for(g->full, &an_item, limit))
+WAITS(put_many, td_queue_put_many_with(g->full, &an_item, 1, limit, NULL))
+WAITS(put_bytes, td_queue_put_bytes_with(g->full_bytes, "x", 1, limit, NULL))
+WAITS(put_shared, td_queue_put_shared_with(g->full_blocks, g->block, limit, NULL))
+ENDS(queue_join, td_queue_task_done(g->joinable))
+WAITS(queue_join, td_queue_join_for(g->joinable, limit))
+
+static int64_t wait_recv(td_time limit)
+{
+    void *data;
+    int r = td_recv_for(g->reader, &data, NULL, limit);
+    free(data);
+    return r;
+}
+static int64_t wait_recv_into(td_time limit)
+{
+    char some[8];
+    return td_recv_into_for(g->reader, some, sizeof some, NULL, limit);
+}
+static int64_t wait_recv_shared(td_time limit)
+{
+    void *block;
+    return td_recv_shared_for(g->reader, &block, limit);
+}
+static int64_t wait_send_parts(td_time limit)
+{
+    td_value parts[] = { TD_BYTES(large, LARGE), TD_VAL(an_item) };
+    return td_send_parts_for(g->writer, parts, 2, limit);
+}
+ENDS(recv, td_send(g->writer, "x", 1))
+ENDS(recv_shared, td_send_value(g->writer, TD_SHARED(g->block)))
+ENDS(send, td_recv_skip(g->reader))
+WAITS(recv_skip, td_recv_skip_for(g->reader, limit))
+WAITS(poll, td_poll(g->reader, limit))
+WAITS(send, td_send_for(g->writer, large, LARGE, limit))
+
+ENDS(join, event_set(GO))
+WAITS(join, td_join_for(g->worker, limit))
+WAITS(join_all, td_join_all_for(&g->worker, 1, limit))
+
+static int64_t wait_any(td_time limit)
+{
+    td_waitable things[] = { TD_WAIT_EVENT(&g->event), TD_WAIT_QUEUE(g->items) };
+    return td_wait_any(things, 2, limit, NULL);
+}
+static int64_t wait_any_connection(td_time limit)
+{
+    td_waitable things[] = { TD_WAIT_EVENT(&g->event), TD_WAIT_CONNECTION(g->reader) };
+    return td_wait_any(things, 2, limit, NULL);
+}
+
+static const call calls[] = {
+    { "td_lock_acquire", wait_lock, end_lock, 0 },
+    { "td_rlock_acquire", wait_rlock, end_rlock, 0 },
+    { "td_rwlock_acquire_read", wait_read, end_rwlock, 0 },
+    { "td_rwlock_acquire_write", wait_write, end_rwlock, 0 },
+    { "td_event_wait", wait_event, end_event, 0 },
+    { "td_semaphore_acquire", wait_semaphore, end_semaphore, 0 },
+    { "td_bounded_semaphore_acquire", wait_bounded, end_bounded, 0 },
+    { "td_owned_semaphore_acquire", wait_owned, end_owned, 0 },
+    { "td_condition_wait", wait_condition, end_condition, 0 },
+    { "td_condition_await", wait_await, end_condition, 0 },
+    { "td_condition_wait_rlock", wait_of_rlock, end_of_rlock, 0 },
+    { "td_condition_await_rlock", wait_await_rlock, end_of_rlock, 0 },
+    { "td_barrier_wait", wait_barrier, end_barrier, 0 },
+    { "td_barrier_wait_action", wait_barrier_action, end_barrier, 0 },
+    { "td_once_run", wait_once, end_once, 0 },
+    { "td_queue_get", wait_get, end_get, 0 },
+    { "td_queue_get_many", wait_get_many, end_get, 0 },
+    { "td_queue_get_bytes", wait_get_bytes, end_get_bytes, 0 },
+    { "td_queue_get_shared", wait_get_shared, end_get_shared, 0 },
+    { "td_queue_put", wait_put, end_put, 0 },
+    { "td_queue_put_many", wait_put_many, end_put, 0 },
+    { "td_queue_put_bytes", wait_put_bytes, end_put_bytes, 0 },
+    { "td_queue_put_shared", wait_put_shared, end_put_shared, 0 },
+    { "td_queue_join", wait_queue_join, end_queue_join, 0 },
+    { "td_recv", wait_recv, end_recv, 0 },
+    { "td_recv_into", wait_recv_into, end_recv, 0 },
+    { "td_recv_skip", wait_recv_skip, end_recv, 0 },
+    { "td_recv_shared", wait_recv_shared, end_recv_shared, 0 },
+    { "td_poll", wait_poll, end_recv, 0 },
+    { "td_send", wait_send, end_send, 0 },
+    { "td_send_parts", wait_send_parts, end_send, 0 },
+    { "td_join", wait_join, end_join, 0 },
+    { "td_join_all", wait_join_all, end_join, 0 },
+    { "td_wait_any", wait_any, end_event, 1 },
+    { "td_wait_any with a connection", wait_any_connection, end_event, 1 },
+};
+
+/* --- the ground -------------------------------------------------------------------------------------------- */
+
+static int waits_for_go(td_call *call)
+{
+    (void)call;
+    event_wait(GO);
+    return 0;
+}
+
+static int runs_until_go(void *argument)
+{
+    (void)argument;
+    event_set(ENTERED);
+    event_wait(GO);
+    return 0;
+}
+
+static void *runs_once(void *argument)
+{
+    td_once_run(&g->once, runs_until_go, NULL);
+    return argument;
+}
+
+static td_queue *queue_of(bool shared, size_t size, bool any_size, const void *first)
+{
+    td_queue *q =
+        td_queue_new(.shared = shared, .item_size = size, .any_size = any_size, .capacity = 1, .joinable = true);
+    REQUIRE(q != NULL);
+    if (first && any_size)
+        REQUIRE_OK(td_queue_put_bytes(q, first, size));
+    else if (first)
+        REQUIRE_OK(td_queue_put(q, first));
+    return q;
+}
+
+static pthread_t runner;
+
+static void make_queues(bool shared)
+{
+    g->items = queue_of(shared, sizeof an_item, false, NULL);
+    g->full = queue_of(shared, sizeof an_item, false, &an_item);
+    g->bytes = queue_of(shared, 8, true, NULL);
+    g->full_bytes = queue_of(shared, 8, true, "1234567");
+    g->blocks = queue_of(shared, sizeof g->block, false, NULL);
+    g->full_blocks = queue_of(shared, sizeof g->block, false, &g->block);
+    g->joinable = queue_of(shared, sizeof an_item, false, &an_item);
+}
+
+/* Everything is held, empty or full, by this thread where it is held. */
+static void make_ground(bool shared)
+{
+    page->event[GO] = page->event[ENTERED] = 0;
+    g = shared ? td_shared_calloc(1, sizeof *g) : calloc(1, sizeof *g);
+    REQUIRE(g != NULL);
+    REQUIRE((g->block = td_shared_alloc(8)) != NULL);
+    REQUIRE_OK(td_lock_acquire(&g->lock));
+    REQUIRE_OK(td_rlock_acquire(&g->rlock));
+    REQUIRE_OK(td_rwlock_acquire_write(&g->rwlock));
+    REQUIRE_OK(td_bounded_semaphore_init(&g->bounded, 1));
+    REQUIRE_OK(td_bounded_semaphore_acquire(&g->bounded));
+    REQUIRE_OK(td_owned_semaphore_init(&g->owned, 1));
+    REQUIRE_OK(td_owned_semaphore_acquire(&g->owned));
+    REQUIRE_OK(td_barrier_init(&g->barrier, 2));
+    REQUIRE_INT(pthread_create(&runner, NULL, runs_once, NULL), 0);
+    event_wait(ENTERED);
+    make_queues(shared);
+    REQUIRE_OK(td_pipe(&g->reader, &g->writer));
+    g->worker = WORKER(td_thread(.target = waits_for_go));
+    REQUIRE_OK(td_start(g->worker));
+}
+
+static void free_ground(bool shared)
+{
+    event_set(GO);
+    REQUIRE_INT(pthread_join(runner, NULL), 0);
+    REQUIRE_OK(td_join(g->worker));
+    td_free(g->worker);
+    td_connection_free(g->reader);
+    td_connection_free(g->writer);
+    td_queue *queues[] = { g->items, g->full, g->bytes, g->full_bytes, g->blocks, g->full_blocks, g->joinable };
+    for (size_t i = 0; i < sizeof queues / sizeof *queues; i++)
+        td_queue_free(queues[i]);
+    if (td_lock_owned(&g->lock))
+        td_lock_release(&g->lock);
+    if (td_rlock_owned(&g->rlock))
+        td_rlock_release(&g->rlock);
+    if (td_rwlock_owned_write(&g->rwlock))
+        td_rwlock_release(&g->rwlock);
+    if (td_owned_semaphore_value(&g->owned) == 0)
+        td_owned_semaphore_release(&g->owned);
+    td_shared_free(g->block);
+    if (shared)
+        td_shared_free(g);
+    else
+        free(g);
+}
+
+/* --- a thread that waits ----------------------------------------------------------------------------------- */
+
+typedef struct waiter {
+    const call *call;
+    td_time limit;
+    _Atomic pid_t tid;
+    _Atomic bool returned;
+    int64_t result;
+    int looks;
+    pthread_t thread;
+} waiter;
+
+static void *waits(void *argument)
+{
+    waiter *w = argument;
+    w->tid = (pid_t)syscall(SYS_gettid);
+    w->result = w->call->wait(w->limit);
+    w->returned = true;
+    return NULL;
+}
+
+static void begin(waiter *w, const call *of, td_time limit)
+{
+    *w = (waiter){ .call = of, .limit = limit };
+    REQUIRE_INT(pthread_create(&w->thread, NULL, waits, w), 0);
+}
+
+/* It sleeps, or has returned already: nothing else in a call takes it off the processor for as long as ten looks. */
+static bool asleep(waiter *w)
+{
+    char path[64], line[512], *at;
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)w->tid);
+    first_line(path, line, sizeof line);
+    w->looks = w->tid && (at = strrchr(line, ')')) != NULL && at[1] && at[2] == 'S' ? w->looks + 1 : 0;
+    return w->returned || w->looks == 10;
+}
+
+static int64_t end(waiter *w)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20 * SLOW;
+    if (!CHECK(pthread_timedjoin_np(w->thread, NULL, &until) == 0)) {
+        harness_note("%s waits", w->call->name);
+        _exit(1);
+    }
+    return w->result;
+}
+
+/* --- the cases --------------------------------------------------------------------------------------------- */
+
+static void passed(bool shared)
+{
+    const td_time limits[] = {
+        { -1 },           { INT64_MIN },    td_ns(0), td_ns(-1),    td_ns(INT64_MIN), td_us(-1),
+        td_ms(INT64_MIN), td_us(INT64_MIN), td_s(0),  td_s(-1e300), td_s(-INFINITY),  td_s(NAN)
+    };
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
+        make_ground(shared);
+        for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+            waiter w;
+            td_barrier_reset(&g->barrier); /* a limit breaks it */
+            begin(&w, &calls[c], limits[i]);
+            if (!CHECK_INT(end(&w), calls[c].none ? 0 : TD_ETIMEOUT))
+                harness_note("%s, limit %zu", calls[c].name, i);
+        }
+        free_ground(shared);
+    }
+}
+
+/* Catches: a limit of zero or less that is none, or that waits a little. */
+TEST(limits_that_have_passed)
+{
+    passed(false);
+    passed(true);
+}
+
+static void far_off(bool shared, td_time limit)
+{
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
+        waiter w;
+        make_ground(shared);
+        begin(&w, &calls[c], limit);
+        WAIT_UNTIL(asleep(&w), 20);
+        CHECK(!w.returned);
+        calls[c].end();
+        if (!CHECK(end(&w) >= 0))
+            harness_note("%s, limit %lld: %lld", calls[c].name, (long long)limit.ns, (long long)w.result);
+        free_ground(shared);
+    }
+}
+
+/* Catches: a limit that is added to the clock, and so lies in the past. */
+TEST(limits_at_the_end_of_time)
+{
+    const td_time limits[] = { td_ns(INT64_MAX), { INT64_MAX - 1000000000 }, td_s(9.1e9), td_s(INFINITY) };
+    CHECK_INT(td_us(INT64_MAX).ns, INT64_MAX);
+    CHECK_INT(td_ms(INT64_MAX).ns, INT64_MAX);
+    CHECK_INT(td_s(1e300).ns, INT64_MAX);
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i += (size_t)thrift()) {
+        far_off(false, limits[i]);
+        far_off(true, limits[i]);
+    }
+}
+
+static int fires(td_call *call)
+{
+    (void)call;
+    event_add(FIRED);
+    return 0;
+}
+
+static td_worker *timer(td_time interval)
+{
+    td_worker *t = WORKER(td_timer(.interval = interval, .target = fires));
+    REQUIRE_OK(td_start(t));
+    return t;
+}
+
+/* The same for timers: at once, and never. */
+TEST(timers_at_both_ends)
+{
+    const td_time at_once[] = { { -1 }, { INT64_MIN }, td_ns(-5), td_s(-1) };
+    const td_time never[] = { td_ns(INT64_MAX), { INT64_MAX - 1000000000 }, td_s(INFINITY) };
+    td_worker *late[3];
+    for (size_t i = 0; i < 3; i++)
+        late[i] = timer(never[i]);
+    for (size_t i = 0; i < 4; i++) {
+        td_worker *t = timer(at_once[i]);
+        REQUIRE_OK(td_join_for(t, td_s(20 * SLOW)));
+        CHECK_INT(td_outcome(t), TD_RETURNED);
+        td_free(t);
+    }
+    CHECK_INT(event_count(FIRED), 4);
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_OK(td_timer_cancel(late[i]));
+        REQUIRE_OK(td_join_for(late[i], td_s(20 * SLOW)));
+        CHECK_INT(td_outcome(late[i]), TD_CANCELLED);
+        td_free(late[i]);
+    }
+    CHECK_INT(event_count(FIRED), 4);
+}
