@@ -32,6 +32,9 @@
  *   TD_ECLOSED           after td_queue_shutdown: every put; a get that finds nothing more
  *   TD_ENOMEM            no memory for a queue without a limit to grow, for a large item of any size, or for the record
  *                        that the calling thread needs at its first wait
+ *   TD_ETOOBIG           a queue without a limit has come to its largest ring, of 2^30 places or the power of two below
+ *   TD_ECORRUPT          something has written over a shared queue. The reader is told so and does not crash, but not
+ *                        every lie shows: items may be lost or wrong, and a call without a limit may wait for ever
  *   TD_EINVAL            NULL, or no queue. A queue that could not be created is NULL: its error comes back
  * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time.
  * No call is for signal handlers.
@@ -85,7 +88,7 @@ typedef struct td_priority {
 typedef struct td_queue_options {
     size_t struct_size TD_ZERO; /* filled in by the macro */
     size_t item_size TD_ZERO;   /* bytes; with any_size, the most; 0: sizeof(void *); up to 1 GiB */
-    size_t capacity TD_ZERO;    /* items; 0: no limit but memory; up to 2^30. Python: maxsize */
+    size_t capacity TD_ZERO;    /* items; up to 2^30; 0: no limit, but see td_queue_create. Python: maxsize */
     td_queue_kind kind TD_ZERO;
     td_priority priority TD_ZERO; /* needed for TD_QUEUE_PRIORITY */
     bool shared TD_ZERO;          /* between processes: in the shared heap */
@@ -95,7 +98,9 @@ typedef struct td_queue_options {
 
 /*
  * A new, empty queue; NULL: TD_EINVAL, TD_ENOMEM, TD_ETOOBIG (item size or capacity), TD_EINIT (shared, before
- * td_init). A queue with a limit takes all its memory now. Free it with td_queue_free.
+ * td_init). A queue with a limit takes all its memory now. One without takes twice as much each time it is full, and
+ * keeps all of it until it is freed. The largest ring has 2^30 places, or the power of two below; then put fails
+ * with TD_ETOOBIG. Free it with td_queue_free.
  */
 TD_API td_queue *td_queue_create(const td_queue_options *options);
 
@@ -113,8 +118,9 @@ extern "C" {
 
 /* Frees the queue and the items in it. By whoever is the last to use it: nobody may be in a call on it, or call later.
  * A process that was killed in a call does not count, once its death has been told (td_join and the like). NULL is
- * allowed. Does not block, but for the repair after such a one. Debug builds (TD_DEBUG) abort with a sentence if a
- * thread waits on it. */
+ * allowed. Does not block, but for the repair after such a one. Of a queue that was written over, memory stays taken
+ * that cannot be told to be its own; if that is all of it, td_last_error() is TD_ECORRUPT. What is no queue, or has
+ * been freed: aborts with a sentence. Debug builds (TD_DEBUG) abort so if a thread waits on it. */
 TD_API void td_queue_free(td_queue *queue);
 
 /* --- items of the queue's size. TD_EUNSUPPORTED with .any_size -------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include "queue/fifo.h"
 #include "queue/memory.h"
 #include "queue/wheel.h"
+#include <tandem/shared.h>
 
 #include <limits.h>
 
@@ -35,43 +36,58 @@ static td__sized *sized(td__cell *cell)
     return (td__sized *)(cell + 1);
 }
 
-/* The place of an item of this size in the cell, which we are writing; NULL: no memory. */
-static void *place_for(td_queue *queue, td__party *me, td__cell *cell, size_t size)
+/* Where an item of this size is, or goes to, in a cell that is ours; NULL: what it says of its block cannot be. */
+static void *place_of(const td_queue *queue, td__cell *cell, size_t size)
 {
     td__sized *head = sized(cell);
+    if (td__unlikely(!td__queue_is_whole(queue)))
+        return NULL;
     if (size <= queue->room)
         return head + 1;
-    if (td__load_relaxed(&head->block_size) < size) {
-        td__store_relaxed(&head->block_size, 0);
-        td__program_order();
-        me = me ? me : td__party_self();
-        if (!me)
-            return NULL;
-        td__queue_give(me, queue->shared, &head->block, true);
-        if (!td__queue_take(me, queue->shared, size, &head->block))
-            return NULL;
-        td__program_order(); /* the size is believed only with the block */
-        td__store_relaxed(&head->block_size, (uint32_t)size);
-    }
-    return (void *)head->block;
+    return !queue->shared || td_shared_size((void *)head->block) >= size ? (void *)head->block : NULL;
+}
+
+/* A block for an item of this size, which has no room in the cell. */
+static int provide(td_queue *queue, td__party *me, td__cell *cell, size_t size)
+{
+    td__sized *head = sized(cell);
+    if (td__load_relaxed(&head->block_size) >= size)
+        return 0;
+    td__store_relaxed(&head->block_size, 0);
+    td__program_order();
+    me = me ? me : td__party_self();
+    if (!me)
+        return td_last_error();
+    td__queue_give(me, queue->shared, &head->block, true);
+    if (!td__queue_take(me, queue->shared, size, &head->block))
+        return td_last_error();
+    td__program_order(); /* the size is believed only with the block */
+    td__store_relaxed(&head->block_size, (uint32_t)size);
+    return 0;
 }
 
 static int fill(td_queue *queue, td__party *me, td__cell *cell, const td__op *op)
 {
-    void *place = place_for(queue, me, cell, op->size);
+    int r = op->size > queue->room ? provide(queue, me, cell, op->size) : 0;
+    if (r < 0)
+        return r;
+    void *place = place_of(queue, cell, op->size);
     if (!place)
-        return td_last_error();
+        return TD_ECORRUPT;
     memcpy(place, op->in, op->size);
     td__store_relaxed(&sized(cell)->size, (uint32_t)op->size);
     return 0;
 }
 
-static void take_out(td_queue *queue, td__cell *cell, td__op *op)
+static int take_out(td_queue *queue, td__cell *cell, td__op *op)
 {
-    td__sized *head = sized(cell);
-    size_t size = td__load_relaxed(&head->size);
+    size_t size = td__load_relaxed(&sized(cell)->size);
+    const void *place = size <= queue->item_size ? place_of(queue, cell, size) : NULL;
+    if (!place)
+        return TD_ECORRUPT;
     op->got_size = size;
-    memcpy(op->out, size <= queue->room ? (void *)(head + 1) : (void *)head->block, size < op->size ? size : op->size);
+    memcpy(op->out, place, size < op->size ? size : op->size);
+    return 0;
 }
 
 /* A place that we have claimed is not needed. */
@@ -126,12 +142,16 @@ static inline int enter(td_queue *queue, td__party *me, bool shared, size_t most
         if (td__unlikely(gate & TD__GATE_SHUT))
             return TD_ECLOSED;
         *ring = td__queue_ring(queue, gate >> TD__GATE_SHIFT);
+        if (td__unlikely(!*ring))
+            return TD_ECORRUPT;
         if (shared)
             me->step[TD__STEP_QUEUE].number = (gate >> TD__GATE_SHIFT << TD__SPAN_BITS) + 1;
         int r = td__wheel_claim_put(*ring, me, shared, owner_of(me, shared), most, claim);
         if (r < 0) {
             if (r == TD_EFULL && left_by_fork(queue, *ring, claim->position))
                 continue;
+            if (r == TD_EFULL && !td__queue_is_whole(queue))
+                return TD_ECORRUPT;
             if (r != TD_EFULL || queue->capacity)
                 return r;
             r = td__queue_grow(queue, me, gate >> TD__GATE_SHIFT);
@@ -227,7 +247,14 @@ static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, 
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
     for (uint32_t number = 0; number <= last && looked != returned; number++) {
         *ring = td__queue_ring(queue, number);
+        if (!*ring)
+            return TD_ECORRUPT;
         uint64_t high = td__load_acquire(&(*ring)->high), at = td__load_acquire(&(*ring)->low);
+        if (!td__wheel_has(*ring, high) || !td__wheel_has(*ring, at))
+            return TD_ECORRUPT;
+        /* A lap is enough: what has come back keeps puts from its place of the next one. */
+        if (high - at > (*ring)->mask + 1)
+            at = high - (*ring)->mask - 1;
         for (; (int64_t)(high - at) > 0; at = td__wheel_next(*ring, at)) {
             td__cell *cell = td__wheel_cell(*ring, at);
             uint64_t lap = td__wheel_lap(*ring, at), state = td__load_acquire(&cell->state);
@@ -260,10 +287,12 @@ static int drained(td_queue *queue, td__wheel *ring, uint32_t number)
     if (number == gate >> TD__GATE_SHIFT && !(gate & TD__GATE_SHUT))
         return TD_EEMPTY;
     uint64_t position = td__load_acquire(&ring->head);
+    if (!td__wheel_has(ring, position))
+        return TD_ECORRUPT;
     for (;;) {
         uint64_t lap = td__wheel_lap(ring, position), state = td__load_seq_cst(&td__wheel_cell(ring, position)->state);
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
-        if (!td__wheel_possible(ring, position, state))
+        if (!td__wheel_possible(ring, position, state) || td__wheel_late(ahead))
             return TD_ECORRUPT;
         if (ahead < 0 || state == lap)
             return TD_ECLOSED;
@@ -279,7 +308,7 @@ static bool in_hands(td_queue *queue)
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
     for (uint32_t number = 0; number <= last; number++) {
         td__wheel *ring = td__queue_ring(queue, number);
-        for (uint64_t i = 0; i < ring->capacity; i++)
+        for (uint64_t i = 0; ring && i < ring->capacity; i++)
             if (TD__PHASE(td__load_seq_cst(&td__wheel_cell(ring, i)->state)) >= TD__FULL) {
                 /* Nobody's hands, if he was left behind by a fork: then it comes back now. */
                 left_by_fork(queue, ring, position_of(ring, i));
@@ -316,6 +345,8 @@ static inline int claim(td_queue *queue, td__party *me, bool shared, td__op *op,
     uint32_t number = td__load_acquire(&queue->head_ring);
     for (;;) {
         *ring = td__queue_ring(queue, number);
+        if (td__unlikely(!*ring))
+            return TD_ECORRUPT;
         if (shared)
             me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
         int r =
@@ -363,13 +394,13 @@ static inline int get_run(td_queue *queue, td__party *me, bool shared, td__op *o
         return r;
     td__wheel_hint(&ring->head, td__wheel_after(ring, claimed.position, claimed.run));
     if (td__unlikely(queue->any_size))
-        take_out(queue, td__wheel_cell(ring, claimed.position), op);
+        r = take_out(queue, td__wheel_cell(ring, claimed.position), op);
     else
         copy_out(queue, ring, &claimed, op->out + op->done * queue->item_size);
     td__program_order(); /* from here on it is ours */
     release(ring, &claimed);
-    op->done += claimed.run;
-    return 0;
+    op->done += r == 0 ? claimed.run : 0;
+    return r;
 }
 
 /* The runs after this one, which is ours, up to `most` items in all: how many there are of them together. */
@@ -391,10 +422,13 @@ static size_t claim_more(td__wheel *ring, td__party *me, const td__claim *first,
     return count;
 }
 
-/* The run at this position, which is ours. */
-static td__claim claimed_at(const td__wheel *ring, uint64_t position)
+/* The run at this position, which is ours. No longer than what is left of ours, whatever its state says. */
+static td__claim claimed_at(const td__wheel *ring, uint64_t position, size_t left)
 {
-    return (td__claim){ position, (uint32_t)TD__RUN(td__load_relaxed(&td__wheel_cell(ring, position)->state)) };
+    uint64_t run = TD__RUN(td__load_relaxed(&td__wheel_cell(ring, position)->state)),
+             room = ring->capacity - (position & ring->mask);
+    run = run < room ? run : room;
+    return (td__claim){ position, (uint32_t)(run < left ? run : left) };
 }
 
 /* Takes effect in one moment: when the record says that they have been got. */
@@ -411,7 +445,7 @@ static int get_several(td_queue *queue, td__party *me, td__op *op)
     char *out = op->out;
     td__claim run = first;
     for (size_t i = 0; i < count; i += run.run, run.position = td__wheel_after(ring, run.position, run.run)) {
-        run = claimed_at(ring, run.position);
+        run = claimed_at(ring, run.position, count - i);
         out = copy_out(queue, ring, &run, out);
     }
     td__wheel_hint(&ring->head, run.position);
@@ -420,7 +454,7 @@ static int get_several(td_queue *queue, td__party *me, td__op *op)
     td__program_order();
     run = first;
     for (size_t i = 0; i < count; i += run.run, run.position = td__wheel_after(ring, run.position, run.run)) {
-        run = claimed_at(ring, run.position);
+        run = claimed_at(ring, run.position, count - i);
         release(ring, &run);
     }
     op->done = count;
@@ -484,11 +518,21 @@ void td__fifo_drop(td_queue *queue, td__party *me)
 
 #define STRAIGHT static inline __attribute__((always_inline))
 
+/* Nobody else writes to a private queue: it needs no looks. */
+STRAIGHT td__wheel *straight_ring(const td_queue *queue, uint32_t number, bool shared)
+{
+    return shared ? td__queue_ring(queue, number) : (td__wheel *)queue->part[number];
+}
+
 STRAIGHT bool put_quick(td_queue *queue, td__party *me, bool shared, const void *item)
 {
     uint32_t gate = td__load_acquire(&queue->gate);
-    td__wheel *ring = td__queue_ring(queue, gate >> TD__GATE_SHIFT);
+    td__wheel *ring = straight_ring(queue, gate >> TD__GATE_SHIFT, shared);
+    if (shared && !ring)
+        return false;
     uint64_t position = td__load_acquire(&ring->tail), lap = td__wheel_lap(ring, position);
+    if (shared && !td__wheel_has(ring, position))
+        return false;
     td__cell *cell = td__wheel_cell(ring, position);
     uint64_t state = td__load_acquire(&cell->state);
     if (td__unlikely(state != lap || gate & TD__GATE_SHUT))
@@ -529,8 +573,12 @@ bool td__fifo_put_quick_shared(td_queue *queue, td__party *me, const void *item)
 STRAIGHT bool get_quick(td_queue *queue, td__party *me, bool shared, void *item)
 {
     uint32_t number = td__load_acquire(&queue->head_ring);
-    td__wheel *ring = td__queue_ring(queue, number);
+    td__wheel *ring = straight_ring(queue, number, shared);
+    if (shared && !ring)
+        return false;
     uint64_t position = td__load_acquire(&ring->head), lap = td__wheel_lap(ring, position);
+    if (shared && !td__wheel_has(ring, position))
+        return false;
     td__cell *cell = td__wheel_cell(ring, position);
     uint64_t state = td__load_acquire(&cell->state);
     if (td__unlikely(state != (lap | TD__FULL) ||
@@ -567,14 +615,21 @@ bool td__fifo_get_quick_shared(td_queue *queue, td__party *me, void *item)
 
 /* --- looking at it ----------------------------------------------------------------------------------------- */
 
-/* The first position that no put has claimed. */
-static uint64_t tail_of(const td__wheel *ring)
+/* The first position that no put has claimed; false: it cannot be found. */
+static bool tail_of(const td__wheel *ring, uint64_t *tail)
 {
     uint64_t position = td__load_acquire(&ring->tail);
+    if (!td__wheel_has(ring, position))
+        return false;
     for (;;) {
         uint64_t lap = td__wheel_lap(ring, position), state = td__load_acquire(&td__wheel_cell(ring, position)->state);
-        if (state == lap || (int64_t)(TD__LAP_OF(state) - lap) < 0 || !td__wheel_possible(ring, position, state))
-            return position;
+        int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
+        if (!td__wheel_possible(ring, position, state) || td__wheel_late(ahead))
+            return false;
+        if (state == lap || ahead < 0) {
+            *tail = position;
+            return true;
+        }
         position = td__wheel_after_puts(ring, position, state);
     }
 }
@@ -587,11 +642,16 @@ size_t td__fifo_size(td_queue *queue)
         return 0;
     for (uint32_t number = 0; number <= gate >> TD__GATE_SHIFT; number++) {
         td__wheel *ring = td__queue_ring(queue, number);
+        uint64_t tail;
+        if (!ring || !tail_of(ring, &tail))
+            return size;
         bool behind = td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked);
-        uint64_t tail = tail_of(ring), position = td__load_acquire(behind ? &ring->low : &ring->head);
+        uint64_t position = td__load_acquire(behind ? &ring->low : &ring->head);
         /* Places without an item may stand before those that are in use: up to two laps. */
         if (td__wheel_distance(ring, position, tail) > 2 * ring->capacity)
             position = td__load_acquire(&ring->head);
+        if (!td__wheel_has(ring, position))
+            return size;
         for (uint64_t i = 0; i < 2 * ring->capacity && (int64_t)(tail - position) > 0; i++) {
             uint64_t lap = td__wheel_lap(ring, position),
                      state = td__load_acquire(&td__wheel_cell(ring, position)->state);
@@ -604,26 +664,32 @@ size_t td__fifo_size(td_queue *queue)
     return size;
 }
 
-uint64_t td__fifo_claimed(td_queue *queue)
+bool td__fifo_claimed(td_queue *queue, uint64_t *sum)
 {
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
-    uint64_t sum = 0;
+    *sum = 0;
     for (uint32_t number = 0; number <= last; number++) {
         const td__wheel *ring = td__queue_ring(queue, number);
-        sum += td__wheel_distance(ring, 0, tail_of(ring));
+        uint64_t tail;
+        if (!ring || !tail_of(ring, &tail))
+            return false;
+        *sum += td__wheel_distance(ring, 0, tail);
     }
-    return sum;
+    return true;
 }
 
+/* One that has been written over has: who comes for it is told. */
 static bool ring_has_item(const td__wheel *ring)
 {
-    uint64_t position = td__load_acquire(&ring->head);
+    uint64_t position = ring ? td__load_acquire(&ring->head) : 0;
+    if (!ring || !td__wheel_has(ring, position))
+        return true;
     for (;;) {
         uint64_t lap = td__wheel_lap(ring, position), state = td__load_seq_cst(&td__wheel_cell(ring, position)->state);
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
-        if (state == (lap | TD__FULL))
+        if (state == (lap | TD__FULL) || !td__wheel_possible(ring, position, state) || td__wheel_late(ahead))
             return true;
-        if (ahead < 0 || (ahead == 0 && TD__PHASE(state) < TD__READING) || !td__wheel_possible(ring, position, state))
+        if (ahead < 0 || (ahead == 0 && TD__PHASE(state) < TD__READING))
             return false;
         position = td__wheel_after_gets(ring, position, state);
     }
@@ -643,7 +709,9 @@ bool td__fifo_has_item(td_queue *queue)
 bool td__fifo_has_space(td_queue *queue)
 {
     const td__wheel *ring = td__queue_ring(queue, td__load_acquire(&queue->gate) >> TD__GATE_SHIFT);
-    uint64_t position = tail_of(ring);
+    uint64_t position;
+    if (!ring || !tail_of(ring, &position))
+        return true;
     return td__load_seq_cst(&td__wheel_cell(ring, position)->state) == td__wheel_lap(ring, position);
 }
 
@@ -653,7 +721,9 @@ void td__fifo_settle(td_queue *queue)
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
     for (uint32_t number = 0; number <= last; number++) {
         td__wheel *ring = td__queue_ring(queue, number);
-        uint64_t tail = tail_of(ring), used = tail <= ring->mask ? tail : ring->capacity;
+        if (!ring)
+            return;
+        uint64_t tail = 0, used = tail_of(ring, &tail) && tail <= ring->mask ? tail : ring->capacity;
         for (uint64_t i = 0; i < used; i++)
             settle_place(queue, ring, position_of(ring, i));
     }

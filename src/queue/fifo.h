@@ -24,10 +24,11 @@ void td__fifo_drop(td_queue *queue, td__party *me);
 /* Of a private queue: all places that threads which a fork has left behind had claimed. */
 void td__fifo_settle(td_queue *queue);
 
-/* Hints: how many items are in the queue; how many have been put, but for those that `skipped` counts. */
+/* Hints: how many items are in the queue (as far as it is whole); how many have been put, with those that `skipped`
+ * counts; false: it has been written over. */
 size_t td__fifo_size(td_queue *queue);
-uint64_t td__fifo_claimed(td_queue *queue);
-/* Is there something to get, a place to put to? For those who pass a wake-up on. */
+bool td__fifo_claimed(td_queue *queue, uint64_t *sum);
+/* Is there something to get, a place to put to? For those who pass a wake-up on. If it has been written over: yes. */
 bool td__fifo_has_item(td_queue *queue);
 bool td__fifo_has_space(td_queue *queue);
 

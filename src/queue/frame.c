@@ -47,8 +47,11 @@ int td__packet_send(const td_connection *c, const td__header *header, const stru
     for (size_t i = 0; i < count; i++)
         vector[1 + i] = parts[i];
     for (;;) {
-        if (td__send_parts(c->fd, vector, 1 + count, fds, fd_count, deadline == 0) == 0)
+        td__step_point();
+        if (td__send_parts(c->fd, vector, 1 + count, fds, fd_count, deadline == 0) == 0) {
+            td__step_point();
             return 0;
+        }
         if (errno != EAGAIN) /* EAGAIN without a deadline: the user has made the descriptor non-blocking */
             return -1;
         int ready = td__wait_ready(c->fd, true, deadline);
@@ -209,6 +212,7 @@ static ssize_t receive_packet(const td_connection *c, const struct iovec *parts,
     for (;;) {
         size_t room = *fd_count;
         ssize_t n = td__receive_parts(c->fd, parts, count, fds, &room, deadline == 0, lost);
+        td__step_point(); /* killed here, it takes a packet along */
         if (n >= 0) {
             *fd_count = room;
             return n;

@@ -76,11 +76,21 @@ static td__geometry geometry_for(uint64_t size)
     return (td__geometry){ .slot_size = (uint32_t)slot, .slots = SLOTS };
 }
 
+/* A word of ours, or several. 0, or -1: refused, the other side listens no more. */
+static int say(int channel, const char *words, size_t count)
+{
+    td__step_point(); /* whoever is killed between two words leaves the other side with what they say so far */
+    int r = td__stream_send(channel, words, count);
+    td__step_point();
+    return r;
+}
+
 /* What the other side has said. The number of bytes; 0 at the end of the channel; -1 with errno, ETIMEDOUT. */
 static ssize_t listen_to(int channel, char *said, size_t size, bool wait, int64_t deadline)
 {
     for (;;) {
         ssize_t n = td__stream_receive(channel, said, size, wait && deadline == 0);
+        td__step_point();
         if (n < 0 && errno == ECONNRESET) /* it went without reading all that we had said */
             return 0;
         if (n >= 0 || errno != EAGAIN || !wait)
@@ -118,6 +128,7 @@ static int open_channel(td__sending *sending)
         sendings = sending;
     }
     td__lock_release(&td__lists);
+    td__step_point();
     return r;
 }
 
@@ -155,6 +166,7 @@ static int announce(td_connection *c, transfer *transfer, int kind, int64_t dead
     td__close(transfer->sending.channel[1]);
     transfer->sending.channel[1] = -1;
     td__lock_release(&td__lists);
+    td__step_point();
     errno = error;
     return r;
 }
@@ -167,7 +179,7 @@ static void fill(transfer *transfer)
         char *to = transfer->ring->at + transfer->filled % geometry->slots * geometry->slot_size;
         td__source_copy(transfer->source, offset, to, left < geometry->slot_size ? left : geometry->slot_size);
         transfer->filled++;
-        if (td__stream_send(transfer->sending.channel[0], &full, 1) < 0)
+        if (say(transfer->sending.channel[0], &full, 1) < 0)
             return; /* it has gone, and perhaps with a last word */
     }
 }
@@ -191,8 +203,9 @@ static int understand(transfer *transfer, const char *said, ssize_t n)
 static int withdraw(transfer *transfer)
 {
     int channel = transfer->sending.channel[0], how = GOES_ON;
-    td__stream_send(channel, &withdrawn, 1);
+    say(channel, &withdrawn, 1);
     td__socket_shut(channel, true, true);
+    td__step_point();
     while (how == GOES_ON) {
         char said[64];
         ssize_t n = listen_to(channel, said, sizeof said, false, 0);
@@ -224,6 +237,7 @@ static int offer(td_connection *c, transfer *transfer, int kind, int64_t deadlin
         }
     }
     close_channel(&transfer->sending);
+    td__step_point();
     if (how == IS_DELIVERED)
         return 0;
     errno = how == IS_WRONG ? EBADMSG : error;
@@ -285,7 +299,7 @@ static int hear(td__frame *frame, bool wait, int64_t deadline)
  * and what we have is whole. */
 static int deliver(td__frame *frame)
 {
-    if (td__stream_send(frame->fds[1], &delivered, 1) == 0)
+    if (say(frame->fds[1], &delivered, 1) == 0)
         return 0;
     int how;
     while ((how = hear(frame, false, 0)) == 0)
@@ -302,6 +316,7 @@ static bool copy_slot(td__frame *frame, const char *ring, char *to)
         memcpy(to + frame->received, ring + at, n);
     else if (td__read_from(frame->fds[0], to + frame->received, n, at) != (ssize_t)n)
         return false;
+    td__step_point();
     frame->received += n;
     frame->taken++;
     return true;
@@ -318,7 +333,7 @@ static void tell_of_empty(const td__frame *frame)
     if (frame->taken % half != 0 || frame->taken - half + frame->ring.slots >= slots_of(frame))
         return;
     memset(word, EMPTY, half);
-    td__stream_send(frame->fds[1], word, half); /* refused: what the sender said last is still to be heard */
+    say(frame->fds[1], word, half); /* refused: what the sender said last is still to be heard */
 }
 
 static int copy_all(td__frame *frame, const char *ring, char *to, int64_t deadline)

@@ -7,6 +7,7 @@
  */
 #include "queue/memory.h"
 #include "memory/heap.h"
+#include <tandem/shared.h>
 
 #include <inttypes.h>
 
@@ -71,6 +72,39 @@ void td__wheel_init(td__wheel *ring, uint64_t capacity, uint32_t stride, char *c
     ring->capacity = capacity;
     ring->stride = stride;
     ring->cells = cells;
+    ring->seal = td__wheel_seal(ring);
+}
+
+int td__queue_extend(td_queue *queue, td__party *me, uint32_t number, uint64_t bytes)
+{
+    uintptr_t *part = &queue->part[number];
+    if (*part == 0) {
+        if (!td__queue_take(me, queue->shared, bytes, part))
+            return td_last_error();
+    } else if (queue->shared && td_shared_size((void *)*part) < bytes) { /* if not, one that is gone came so far */
+        return TD_ECORRUPT;
+    }
+    queue->proof[number] = ~*part;
+    td__program_order();
+    return 0;
+}
+
+static int add_ring(td_queue *queue, td__party *me, uint32_t number, uint64_t capacity)
+{
+    if (number >= TD__QUEUE_PARTS || capacity > TD__WHEEL_MAX)
+        return td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
+                        (uint64_t)TD__WHEEL_MAX);
+    uint64_t bytes = sizeof(td__wheel) + td__wheel_bytes(capacity, queue->stride);
+    bool there = queue->part[number] != 0;
+    int r = td__queue_extend(queue, me, number, bytes);
+    if (r < 0)
+        return r;
+    td__wheel *ring = (td__wheel *)queue->part[number];
+    if (there) /* a dead one, or one that a fork has left behind, may not have come to the end of the zeros */
+        memset(ring, 0, bytes);
+    td__wheel_init(ring, capacity, queue->stride, (char *)(ring + 1));
+    td__program_order();
+    return 0;
 }
 
 int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
@@ -81,24 +115,14 @@ int td__queue_grow(td_queue *queue, td__party *me, uint32_t number)
     int r = 0;
     td__queue_enter(queue, me);
     uint32_t gate = td__load_relaxed(&queue->gate);
-    if (gate >> TD__GATE_SHIFT == number && !(gate & TD__GATE_SHUT)) {
-        uint64_t capacity = td__queue_ring(queue, number)->capacity * 2;
-        uintptr_t *part = number + 1 < TD__QUEUE_PARTS ? &queue->part[number + 1] : NULL;
-        uint64_t bytes = sizeof(td__wheel) + td__wheel_bytes(capacity, queue->stride);
-        if (!part || capacity > TD__WHEEL_MAX)
-            r = td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %" PRIu64 " places, the most",
-                         (uint64_t)TD__WHEEL_MAX);
-        else if (*part != 0) /* a dead one, or one that a fork has left behind, has come as far as that */
-            memset((void *)*part, 0, bytes);
-        else if (!td__queue_take(me, queue->shared, bytes, part))
-            r = td_last_error();
-        if (r == 0) {
-            td__wheel *ring = (td__wheel *)*part;
-            td__wheel_init(ring, capacity, queue->stride, (char *)(ring + 1));
-            td__program_order();
-            /* Sequentially consistent, with enter() and drained() in fifo.c. */
+    const td__wheel *last = td__queue_ring(queue, number);
+    if (!last || !td__queue_is_whole(queue)) {
+        r = TD_ECORRUPT;
+    } else if (gate >> TD__GATE_SHIFT == number && !(gate & TD__GATE_SHUT)) {
+        r = add_ring(queue, me, number + 1, last->capacity * 2);
+        /* Sequentially consistent, with enter() and drained() in fifo.c. */
+        if (r == 0)
             td__store_seq_cst(&queue->gate, gate + (1u << TD__GATE_SHIFT));
-        }
     }
     td__section_leave(me, &queue->latch);
     return r;
@@ -121,10 +145,12 @@ bool td__queue_dispose(td_queue *queue, td__party *me, bool wait)
     for (uint32_t number = TD__QUEUE_PARTS; number-- > 0;) {
         if (queue->part[number] == 0)
             continue;
-        if (queue->any_size && !give_blocks(queue, me, td__queue_ring(queue, number), wait))
+        const td__wheel *ring = queue->any_size ? td__queue_ring(queue, number) : NULL;
+        if (ring && !give_blocks(queue, me, ring, wait))
             return false;
-        if (number == 0 && queue->kind == TD_QUEUE_FIFO)
-            queue->part[0] = 0; /* it stands in the queue's own block */
+        /* It stands in the queue's own block; or it is not what it was, nor what a dead one has left half done. */
+        if (number == 0 || (queue->proof[number] != 0 && td__queue_part(queue, number) == 0))
+            queue->part[number] = 0;
         else if (!td__queue_give(me, queue->shared, &queue->part[number], wait))
             return false;
     }

@@ -17,10 +17,14 @@ uint32_t td__wheel_stride(uint32_t item);
 uint64_t td__wheel_bytes(uint64_t capacity, uint32_t stride);
 void td__wheel_init(td__wheel *ring, uint64_t capacity, uint32_t stride, char *cells); /* of zeros */
 
-/* The ring after `number` takes puts from now on, if this one did so far. 0, TD_ENOMEM, TD_ETOOBIG. */
+/* Under the latch: memory for this part, which then is followed (td__queue_part). What is in it is not told. 0,
+ * TD_ENOMEM, TD_ECORRUPT. */
+int td__queue_extend(td_queue *queue, td__party *me, uint32_t number, uint64_t bytes);
+
+/* The ring after `number` takes puts from now on, if this one did so far. 0, TD_ENOMEM, TD_ETOOBIG, TD_ECORRUPT. */
 int td__queue_grow(td_queue *queue, td__party *me, uint32_t number);
 
-/* All blocks but the queue's own. May be begun again. */
+/* All blocks but the queue's own, and those that a word that was written over named. May be begun again. */
 bool td__queue_dispose(td_queue *queue, td__party *me, bool wait);
 
 #endif

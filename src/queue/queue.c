@@ -99,7 +99,10 @@ static td_queue *build(td__party *me, const td_queue_options *o, uintptr_t *name
         q->slots = places;
         td__sorted_init(q, 0, places);
     }
+    q->proof[0] = ~q->part[0];
     q->magic = TD__QUEUE_MAGIC;
+    q->seal = td__queue_seal(q);
+    q->seal_of_rest = td__queue_seal_of_rest(q);
     return q;
 }
 
@@ -139,6 +142,10 @@ void td_queue_free(td_queue *q)
         return;
     if (q->magic != TD__QUEUE_MAGIC)
         td__bug("td_queue_free: %p is no queue, or has been freed", (void *)q);
+    if (!td__queue_is_whole(q)) {
+        td__fail(TD_ECORRUPT, "td_queue_free: queue %p is corrupted: its memory stays taken", (void *)q);
+        return;
+    }
     uintptr_t name = (uintptr_t)q;
     bool shared = q->shared;
     td__party *me = shared ? td__party_self() : NULL;
@@ -150,6 +157,7 @@ void td_queue_free(td_queue *q)
         td__step_begin(me, TD__STEP_QUEUE, TD__QUEUE_FREE, NULL, name, 0);
     }
     q->magic = TD__QUEUE_FREED;
+    q->seal = ~q->seal;
     td__queue_dispose(q, me, true);
     td__queue_give(me, shared, shared ? &me->step[TD__STEP_QUEUE].argument : &name, true);
     if (shared)
@@ -158,8 +166,15 @@ void td_queue_free(td_queue *q)
 
 /* --- how every call goes ----------------------------------------------------------------------------------- */
 
+static int corrupted(const td_queue *q, const char *call)
+{
+    return td__fail(TD_ECORRUPT, "%s: queue %p is corrupted", call, (const void *)q);
+}
+
 static int no_queue(const td_queue *q, const char *call)
 {
+    if (q && q->magic == TD__QUEUE_MAGIC)
+        return corrupted(q, call);
     return q ? td__fail(TD_EINVAL, "%s: %p is no queue, or has been freed", call, (const void *)q) : td__pending();
 }
 
@@ -170,11 +185,13 @@ static int failed(int r, const td_queue *q, const td__op *op, const char *call)
     case TD_ETOOBIG:
         if (q->any_size && op->in)
             return td__fail(r, "%s: an item of %zu bytes (the queue takes %u)", call, op->size, q->item_size);
+        if (q->any_size && op->got_size > q->item_size)
+            return corrupted(q, call);
         if (q->any_size)
             return td__fail(r, "%s: the item has %zu bytes, the room is %zu", call, op->got_size, op->size);
         return r;
     case TD_ECORRUPT:
-        return td__fail(r, "%s: queue %p is corrupted", call, (const void *)q);
+        return corrupted(q, call);
     case TD_ENOMEM:
     case TD_EINIT:
     case TD_EINVAL:
@@ -231,7 +248,7 @@ static inline int move(td_queue *q, td__op *op, enum how how, td_time limit, con
 
 static inline bool is_queue(const td_queue *q)
 {
-    return td__likely(q != NULL && q->magic == TD__QUEUE_MAGIC);
+    return td__likely(q != NULL && td__queue_is_sealed(q));
 }
 
 bool td__queue_valid(const td_queue *q)
@@ -507,6 +524,8 @@ int td_queue_shutdown(td_queue *q, bool immediate)
 {
     if (!is_queue(q))
         return no_queue(q, "td_queue_shutdown");
+    if (!td__queue_is_whole(q))
+        return corrupted(q, "td_queue_shutdown");
     td__party *me = td__party_self();
     if (!me)
         return td_last_error();
@@ -526,27 +545,36 @@ int td_queue_shutdown(td_queue *q, bool immediate)
 
 /* --- task_done and join ------------------------------------------------------------------------------------ */
 
-/* How many have been put, but for those that nobody will ever get. */
-static uint64_t put_in_all(td_queue *q)
+/*
+ * Is there something that has been put, will be got or has been, and is not done? TD_EBUSY: yes; 0; TD_ECORRUPT. In
+ * this order: `done` and `skipped` only grow, and never beyond what has been put, which is looked at last. So if they
+ * are equal then, they were. (Together they are more if task_done was called for what then was dropped.)
+ */
+static int unfinished(td_queue *q, uint64_t done)
 {
     if (td__queue_left(q)) /* one that is half put counts until then */
         td__queue_settle(q);
-    uint64_t skipped = td__load_seq_cst(&q->skipped);
-    return (q->kind == TD_QUEUE_FIFO ? td__fifo_claimed(q) : td__load_seq_cst(&q->serial)) - skipped;
+    uint64_t skipped = td__load_seq_cst(&q->skipped), put;
+    if (q->kind != TD_QUEUE_FIFO)
+        put = td__load_seq_cst(&q->serial);
+    else if (!td__fifo_claimed(q, &put))
+        return TD_ECORRUPT;
+    if (skipped > put || done > put)
+        return TD_ECORRUPT;
+    return put - skipped > done ? TD_EBUSY : 0;
 }
 
-/* In this order: `done` and `skipped` only grow, and never beyond what has been put, which is looked at last. So if
- * they are equal then, they were. */
-static bool all_done(td_queue *q)
+static int all_done(td_queue *q)
 {
-    uint64_t done = td__load_seq_cst(&q->done);
-    return put_in_all(q) == done;
+    return unfinished(q, td__load_seq_cst(&q->done));
 }
 
 static int check_joinable(const td_queue *q, const char *call)
 {
     if (!is_queue(q))
         return no_queue(q, call);
+    if (!td__queue_is_whole(q))
+        return corrupted(q, call);
     return q->joinable ? 0 : td__fail(TD_EUNSUPPORTED, "%s: the queue was not made with .joinable", call);
 }
 
@@ -563,10 +591,13 @@ int td_queue_task_done(td_queue *q)
     uint64_t done = td__load_relaxed(&q->done);
     /* Sequentially consistent, with the bit of who waits in join: he sees it done, or we see the bit. */
     do {
-        if (done >= put_in_all(q))
+        int left = unfinished(q, done);
+        if (left == 0)
             r = td__fail(TD_ESTATE, "td_queue_task_done: called more often than items were put");
+        else if (left == TD_ECORRUPT)
+            r = corrupted(q, "td_queue_task_done");
     } while (r == 0 && !td__cas_seq_cst(&q->done, &done, done + 1));
-    if (r == 0 && td__load_seq_cst(&q->finished) & TD__QUEUE_AWAITED && all_done(q))
+    if (r == 0 && td__load_seq_cst(&q->finished) & TD__QUEUE_AWAITED && all_done(q) != TD_EBUSY)
         td__queue_wake(q, &q->finished, INT_MAX);
     if (me)
         td__step_end(me, TD__STEP_QUEUE);
@@ -578,7 +609,7 @@ static int try_join(td_queue *q, td__party *me, td__op *op)
     (void)op;
     if (td__load_acquire(&q->gate) & TD__GATE_DROPPED)
         drop(q, me); /* what a shutdown that died has left */
-    return all_done(q) ? 0 : TD_EBUSY;
+    return all_done(q);
 }
 
 int td_queue_join_with(td_queue *q, td_time limit, td_cancel *cancel)

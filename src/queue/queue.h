@@ -58,8 +58,14 @@ typedef struct td__sized {
 typedef struct td__wheel {
     /* fixed before the gate lets anybody in */
     uint64_t capacity, mask;
-    uint32_t shift, stride;
+    union {
+        struct {
+            uint32_t shift, stride;
+        };
+        uint64_t steps; /* both */
+    };
     char *cells;
+    uint64_t seal; /* td__wheel_seal of the above */
     /* under the queue's latch; read without, see look_behind() in fifo.c */
     _Atomic uint64_t low, high;
     /* producers', consumers' */
@@ -91,14 +97,21 @@ typedef struct td__change {
 } td__change;
 
 struct td_queue {
-    /* fixed */
-    uint64_t magic;
-    uint32_t item_size, room; /* the largest item; what of it has a place in the cell */
-    uint8_t kind;
-    bool shared, joinable, any_size;
-    uint8_t quick; /* may one item go straight through? TD__QUICK_... */
-    uint32_t stride;
-    uint64_t capacity; /* 0: no limit */
+    /* fixed, and sealed, see td__queue_is_whole() */
+    uint64_t magic, seal, seal_of_rest;
+    union {
+        struct {
+            uint32_t item_size; /* the largest item */
+            uint8_t kind;
+            bool shared, any_size;
+            uint8_t quick; /* may one item go straight through? TD__QUICK_... */
+        };
+        uint64_t shape; /* all of these */
+    };
+    uint64_t capacity;     /* 0: no limit */
+    uint32_t stride, room; /* what of an item has a place in the cell */
+    uint8_t joinable;      /* no bool: it is read before it is known to be one */
+    td_priority key;
 
     /* read by every operation, written when something rare happens */
     _Atomic uint32_t gate;
@@ -108,10 +121,9 @@ struct td_queue {
     _Atomic uint16_t life;                   /* private: td__queue_life when it was last put in order, see forks.c */
     _Atomic uint32_t head_ring;              /* hint: gets are in this ring or a later one */
     uintptr_t part[TD__QUEUE_PARTS];         /* the rings; latch, fixed as far as the gate has come */
+    uintptr_t proof[TD__QUEUE_PARTS];        /* and their complements, for td__queue_part() */
 
     _Alignas(TD__QUEUE_LINE) td__latch latch;
-    td_priority key;                                /* fixed */
-    void *memory;                                   /* fixed: the block that it stands in */
     _Atomic uint64_t skipped;                       /* latch: positions without an item, in joinable queues */
     _Alignas(TD__QUEUE_LINE) _Atomic uint64_t done; /* how many task_done */
 
@@ -255,9 +267,69 @@ void td__sorted_take_back(td_queue *queue);
 
 /* --- rings ------------------------------------------------------------------------------------------------- */
 
+/*
+ * A queue in the shared heap may be written over by any process. So whoever follows a word of it has looked whether the
+ * word can be true, and says TD_ECORRUPT if it cannot: what is fixed has a seal, a part's address its complement, a
+ * position's index is below the capacity, and what is in a cell is looked at by td__wheel_possible(). The seals are no
+ * secret; they tell what nobody meant to write. Of what changes all the time, much can be wrong and yet possible: then
+ * items are lost, or a call waits for ever.
+ */
+static inline uint64_t td__queue_seal(const td_queue *queue)
+{
+    return queue->shape ^ TD__QUEUE_MAGIC;
+}
+
+/* What one item that goes straight through relies on. */
+static inline bool td__queue_is_sealed(const td_queue *queue)
+{
+    return td__likely(queue->seal == td__queue_seal(queue));
+}
+
+/* Of what is needed beside, by who makes memory, sorts, or has items of any size. */
+static inline uint64_t td__queue_seal_of_rest(const td_queue *queue)
+{
+    uint64_t places = (uint64_t)queue->stride << 32 | queue->room, size = queue->key.size;
+    uint64_t key = queue->key.offset ^ (size << 16 | size >> 48) ^ (uint64_t)(unsigned)queue->key.kind << 24;
+    return queue->capacity ^ places ^ key ^ (uint64_t)queue->joinable << 56 ^ TD__QUEUE_MAGIC;
+}
+
+/* Private ones are not written over by others. */
+static inline bool td__queue_is_whole(const td_queue *queue)
+{
+    return td__queue_is_sealed(queue) && queue->magic == TD__QUEUE_MAGIC &&
+           (!queue->shared || td__likely(queue->seal_of_rest == td__queue_seal_of_rest(queue)));
+}
+
+/* Where a part stands; 0: there is none, or its word has been written over. */
+static inline uintptr_t td__queue_part(const td_queue *queue, uint32_t number)
+{
+    bool good = number < TD__QUEUE_PARTS && queue->part[number] == ~queue->proof[number];
+    return td__likely(good) ? queue->part[number] : 0;
+}
+
+static inline uint64_t td__wheel_seal(const td__wheel *ring)
+{
+    return (uintptr_t)ring->cells ^ ring->mask ^ ring->capacity ^ ring->steps;
+}
+
+/* NULL: there is none, or it has been written over. */
 static inline td__wheel *td__queue_ring(const td_queue *queue, uint32_t number)
 {
-    return (td__wheel *)queue->part[number];
+    td__wheel *ring = td__likely(number == 0) ? (td__wheel *)&queue->first : (td__wheel *)td__queue_part(queue, number);
+    return td__likely(ring != NULL) && td__likely(ring->seal == td__wheel_seal(ring)) ? ring : NULL;
+}
+
+/* Is there such a position? */
+static inline bool td__wheel_has(const td__wheel *ring, uint64_t position)
+{
+    return td__likely((position & ring->mask) < ring->capacity);
+}
+
+/* A position that all positions up to its own of the lap before have been left behind, or claimed, by what it is the
+ * next for: its cell cannot be two laps late. */
+static inline bool td__wheel_late(int64_t ahead)
+{
+    return td__unlikely(ahead < -(int64_t)TD__LAP);
 }
 
 static inline td__cell *td__wheel_cell(const td__wheel *ring, uint64_t position)

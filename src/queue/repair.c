@@ -173,7 +173,9 @@ static bool repair_block(td__party *me, td__party *dead)
     td_queue *queue = (td_queue *)step->argument;
     if (!in_region(queue, sizeof *queue))
         return true;
-    bool whole = queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC;
+    uint64_t seal = td__queue_seal(queue);
+    bool whole = (queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC) &&
+                 (queue->seal == seal || queue->seal == ~seal) && queue->shared;
     if (step->kind == TD__QUEUE_FREE && whole && !td__queue_dispose(queue, me, false))
         return false;
     return td__heap_give(me, &step->argument, false);
@@ -186,12 +188,12 @@ static bool repair(td__party *me, td__party *dead, const td__step *step)
     if (step->kind == TD__QUEUE_MAKE || step->kind == TD__QUEUE_FREE)
         return repair_block(me, dead);
     uint32_t number = step->number >> TD__SPAN_BITS, span = step->number & TD__SPAN_MAX;
-    if (!in_region(queue, sizeof *queue) || queue->magic != TD__QUEUE_MAGIC || number >= TD__QUEUE_PARTS)
+    if (!in_region(queue, sizeof *queue) || !td__queue_is_whole(queue))
         return true;
-    td__wheel *ring = td__queue_ring(queue, number);
+    td__wheel *ring = queue->kind == TD_QUEUE_FIFO ? td__queue_ring(queue, number) : NULL;
     uint64_t position = step->argument;
     bool done = true;
-    if (queue->kind == TD_QUEUE_FIFO && span > 0 && is_ring(ring) && (position & ring->mask) < ring->capacity) {
+    if (ring && span > 0 && is_ring(ring) && (position & ring->mask) < ring->capacity) {
         if (step->kind == TD__QUEUE_PUT || step->kind == TD__QUEUE_SKIP)
             done = td__queue_skip(queue, me, dead, ring, position, dead->index, false);
         else if (step->kind == TD__QUEUE_GET)

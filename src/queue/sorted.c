@@ -47,10 +47,47 @@ static place place_of(const td_queue *queue, uint64_t number)
     return (place){ (char *)queue->part[part], size, number - from };
 }
 
+/* The part that has the last ones of so many slots: as many as the first part has, doubled some times. */
+static unsigned last_part(const td_queue *queue, uint64_t slots)
+{
+    return slots == queue->first.capacity ? 0 : 63 - (unsigned)__builtin_clzll(slots / queue->first.capacity);
+}
+
+/* Under the latch: is all that leads to the slots as we have left it? */
+static bool leads_on(const td_queue *queue, uint64_t first, uint64_t slots)
+{
+    unsigned last = slots >= first && slots <= TD__WHEEL_MAX ? last_part(queue, slots) : 0;
+    if (first << last != slots)
+        return false;
+    for (unsigned part = 1; part <= last; part++)
+        if (td__queue_part(queue, part) == 0)
+            return false;
+    return true;
+}
+
+static inline bool leads_to_slots(const td_queue *queue)
+{
+    const td__wheel *shape = &queue->first;
+    uint64_t slots = queue->slots;
+    return td__likely(shape->seal == td__wheel_seal(shape) && shape->stride == queue->stride &&
+                      td__load_relaxed(&queue->count) <= slots && td__queue_part(queue, 0) != 0) &&
+           (td__likely(slots == shape->capacity) || leads_on(queue, shape->capacity, slots));
+}
+
 static uint32_t *order_at(const td_queue *queue, uint64_t number)
 {
     place at = place_of(queue, number);
     return (uint32_t *)(void *)at.part + at.index;
+}
+
+/* The number of the slot in this place of the order. If it is that of none, *bad; 0 is that of one. */
+static uint32_t number_at(const td_queue *queue, uint64_t place, bool *bad)
+{
+    uint32_t number = *order_at(queue, place);
+    if (td__likely(number < queue->slots))
+        return number;
+    *bad = true;
+    return 0;
 }
 
 static slot *slot_at(const td_queue *queue, uint64_t number)
@@ -69,14 +106,13 @@ void td__sorted_init(td_queue *queue, uint64_t from, uint64_t count)
 static int grow(td_queue *queue, td__party *me)
 {
     uint64_t slots = queue->slots;
-    unsigned part = 64 - (unsigned)__builtin_clzll(slots / queue->first.capacity);
+    unsigned part = last_part(queue, slots) + 1;
     if (slots * 2 > TD__WHEEL_MAX || part >= TD__QUEUE_PARTS)
         return td__fail(TD_ETOOBIG, "td_queue_put: a queue without a limit has grown to %llu places, the most",
                         (unsigned long long)slots);
-    /* A dead one may have come as far as this. */
-    if (queue->part[part] == 0 &&
-        !td__queue_take(me, queue->shared, td__sorted_bytes(queue, slots), &queue->part[part]))
-        return td_last_error();
+    int r = td__queue_extend(queue, me, part, td__sorted_bytes(queue, slots));
+    if (r < 0)
+        return r;
     td__sorted_init(queue, slots, slots);
     td__set(me, &queue->slots, slots * 2);
     return 0;
@@ -141,11 +177,11 @@ static bool before(const td_queue *queue, uint32_t a, uint32_t b)
 }
 
 /* The slot goes from the heap's place `at` to where it belongs, towards the top or the bottom. */
-static void sift_up(td_queue *queue, td__party *me, uint64_t at, uint32_t number)
+static void sift_up(td_queue *queue, td__party *me, uint64_t at, uint32_t number, bool *bad)
 {
     while (at > 0) {
         uint64_t parent = (at - 1) / 2;
-        uint32_t above = *order_at(queue, parent);
+        uint32_t above = number_at(queue, parent, bad);
         if (!before(queue, number, above))
             break;
         td__set(me, order_at(queue, at), above);
@@ -154,15 +190,15 @@ static void sift_up(td_queue *queue, td__party *me, uint64_t at, uint32_t number
     td__set(me, order_at(queue, at), number);
 }
 
-static void sift_down(td_queue *queue, td__party *me, uint64_t at, uint64_t count, uint32_t number)
+static void sift_down(td_queue *queue, td__party *me, uint64_t at, uint64_t count, uint32_t number, bool *bad)
 {
     for (;;) {
         uint64_t child = at * 2 + 1;
         if (child >= count)
             break;
-        if (child + 1 < count && before(queue, *order_at(queue, child + 1), *order_at(queue, child)))
+        if (child + 1 < count && before(queue, number_at(queue, child + 1, bad), number_at(queue, child, bad)))
             child++;
-        uint32_t below = *order_at(queue, child);
+        uint32_t below = number_at(queue, child, bad);
         if (!before(queue, below, number))
             break;
         td__set(me, order_at(queue, at), below);
@@ -202,8 +238,9 @@ void td__sorted_take_back(td_queue *queue)
         *order_at(queue, place_in_order(queue, count, slot)) = *order_at(queue, count);
         *order_at(queue, count) = slot;
     }
+    bool bad = false;
     for (uint64_t i = count / 2; i-- > 0;)
-        sift_down(queue, NULL, i, count, *order_at(queue, i));
+        sift_down(queue, NULL, i, count, *order_at(queue, i), &bad);
 }
 
 /* --- attempts, in the section ------------------------------------------------------------------------------ */
@@ -213,6 +250,8 @@ static int put_one(td_queue *queue, td__party *me, const char *item)
     uint64_t count = td__load_relaxed(&queue->count);
     if (td__load_relaxed(&queue->gate) & TD__GATE_SHUT)
         return TD_ECLOSED;
+    if (!leads_to_slots(queue))
+        return TD_ECORRUPT;
     if (queue->capacity && count >= queue->capacity)
         return TD_EFULL;
     if (count == queue->slots) {
@@ -220,15 +259,22 @@ static int put_one(td_queue *queue, td__party *me, const char *item)
         if (r < 0)
             return r;
     }
-    bool sorted = queue->kind == TD_QUEUE_PRIORITY;
-    uint32_t number = sorted ? *order_at(queue, count) : (uint32_t)count;
+    bool sorted = queue->kind == TD_QUEUE_PRIORITY, bad = false;
+    if (sorted && !td__queue_is_whole(queue)) /* it says where the key is */
+        return TD_ECORRUPT;
+    uint32_t number = sorted ? number_at(queue, count, &bad) : (uint32_t)count;
     slot *slot = slot_at(queue, number);
     memcpy(slot + 1, item, queue->item_size);
     slot->serial = td__load_relaxed(&queue->serial);
     td__change_begin(queue, &queue->count, sorted ? count + 1 : 0, number);
     if (sorted) {
         slot->key = key_of(queue, item);
-        sift_up(queue, me, count, number);
+        sift_up(queue, me, count, number, &bad);
+    }
+    if (td__unlikely(bad)) {
+        td__section_undo(me);
+        td__change_end(queue);
+        return TD_ECORRUPT;
     }
     td__set_atomic(me, &queue->serial, td__load_relaxed(&queue->serial) + 1);
     td__set_atomic(me, &queue->count, count + 1);
@@ -236,26 +282,40 @@ static int put_one(td_queue *queue, td__party *me, const char *item)
     return 0;
 }
 
-/* Up to `most` items of a LIFO queue, one of a PRIORITY queue, for more changes than that cannot be noted. How many. */
-static size_t get_some(td_queue *queue, td__party *me, char *out, size_t most)
+static int get_first(td_queue *queue, td__party *me, char *out)
 {
     uint64_t count = td__load_relaxed(&queue->count);
-    if (queue->kind == TD_QUEUE_PRIORITY) {
-        uint32_t top = *order_at(queue, 0), last = *order_at(queue, count - 1);
-        memcpy(out, slot_at(queue, top) + 1, queue->item_size);
-        td__change_begin(queue, &queue->count, count, last);
-        td__set(me, order_at(queue, count - 1), top);
-        if (count > 1)
-            sift_down(queue, me, 0, count - 1, last);
-        td__set_atomic(me, &queue->count, count - 1);
+    bool bad = false;
+    uint32_t top = number_at(queue, 0, &bad), last = number_at(queue, count - 1, &bad);
+    memcpy(out, slot_at(queue, top) + 1, queue->item_size);
+    td__change_begin(queue, &queue->count, count, last);
+    td__set(me, order_at(queue, count - 1), top);
+    if (count > 1)
+        sift_down(queue, me, 0, count - 1, last, &bad);
+    if (td__unlikely(bad)) {
+        td__section_undo(me);
         td__change_end(queue);
-        return 1;
+        return TD_ECORRUPT;
     }
+    td__set_atomic(me, &queue->count, count - 1);
+    td__change_end(queue);
+    return 1;
+}
+
+/* Up to `most` items of a LIFO queue, one of a PRIORITY queue, for more changes than that cannot be noted. How many, or
+ * TD_ECORRUPT. */
+static int64_t get_some(td_queue *queue, td__party *me, char *out, size_t most)
+{
+    uint64_t count = td__load_relaxed(&queue->count);
+    if (!leads_to_slots(queue))
+        return TD_ECORRUPT;
+    if (queue->kind == TD_QUEUE_PRIORITY)
+        return get_first(queue, me, out);
     most = most < count ? most : count;
     for (size_t i = 0; i < most; i++)
         memcpy(out + i * queue->item_size, slot_at(queue, count - 1 - i) + 1, queue->item_size);
     td__set_atomic(me, &queue->count, count - most);
-    return most;
+    return (int64_t)most;
 }
 
 /* Who finds nothing to do need not keep the others out; here and below. */
@@ -264,7 +324,7 @@ int td__sorted_put(td_queue *queue, td__party *me, td__op *op)
     int r = 0;
     size_t start = op->done;
     uint32_t gate = td__load_seq_cst(&queue->gate);
-    if (queue->capacity && td__load_seq_cst(&queue->count) >= queue->capacity && !(gate & TD__GATE_SHUT))
+    if (queue->capacity && td__load_seq_cst(&queue->count) == queue->capacity && !(gate & TD__GATE_SHUT))
         return TD_EFULL;
     while (r == 0 && op->done < op->count) {
         td__queue_enter(queue, me);
@@ -285,6 +345,7 @@ int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
     if (td__load_seq_cst(&queue->count) == 0 && !(gate & TD__GATE_SHUT))
         return TD_EEMPTY;
     int r = 0;
+    int64_t got = 0;
     td__queue_enter(queue, me);
     gate = td__load_relaxed(&queue->gate);
     if (gate & TD__GATE_DROPPED || (td__load_relaxed(&queue->count) == 0 && gate & TD__GATE_SHUT))
@@ -292,8 +353,11 @@ int td__sorted_get(td_queue *queue, td__party *me, td__op *op)
     else if (td__load_relaxed(&queue->count) == 0)
         r = TD_EEMPTY;
     else
-        op->done = get_some(queue, me, op->out, op->count);
+        got = get_some(queue, me, op->out, op->count);
     td__section_leave(me, &queue->latch);
+    if (got < 0)
+        return (int)got;
+    op->done = (size_t)got;
     if (r == 0)
         td__queue_changed(queue, &queue->space, (int)(op->done < INT_MAX ? op->done : INT_MAX));
     return r;

@@ -128,6 +128,8 @@ static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool share
 {
     /* Acquire, here and at the state: with td__wheel_hint, so that a position before the hint is not seen unclaimed. */
     uint64_t position = td__load_acquire(&ring->tail);
+    if (td__unlikely(!td__wheel_has(ring, position)))
+        return TD_ECORRUPT;
     for (;;) {
         td__cell *cell = td__wheel_cell(ring, position);
         uint64_t lap = td__wheel_lap(ring, position), state = td__load_acquire(&cell->state);
@@ -142,7 +144,7 @@ static inline int td__wheel_claim_put(td__wheel *ring, td__party *me, bool share
             }
         }
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
-        if (td__unlikely(!td__wheel_possible(ring, position, state)))
+        if (td__unlikely(!td__wheel_possible(ring, position, state)) || td__wheel_late(ahead))
             return TD_ECORRUPT;
         if (ahead < 0) {
             td__wheel_hint(&ring->tail, position);
@@ -173,6 +175,8 @@ static inline int td__wheel_claim_get(td__wheel *ring, td__party *me, bool share
                                       size_t most, td__claim *claimed)
 {
     uint64_t position = td__load_acquire(&ring->head);
+    if (td__unlikely(!td__wheel_has(ring, position)))
+        return TD_ECORRUPT;
     for (;;) {
         td__cell *cell = td__wheel_cell(ring, position);
         uint64_t lap = td__wheel_lap(ring, position);
@@ -193,7 +197,7 @@ static inline int td__wheel_claim_get(td__wheel *ring, td__party *me, bool share
                 me->step[TD__STEP_QUEUE].number -= run - 1;
         }
         int64_t ahead = (int64_t)(TD__LAP_OF(state) - lap);
-        if (td__unlikely(!td__wheel_possible(ring, position, state)))
+        if (td__unlikely(!td__wheel_possible(ring, position, state)) || td__wheel_late(ahead))
             return TD_ECORRUPT;
         if (ahead < 0 || (ahead == 0 && TD__PHASE(state) < TD__FULL)) {
             td__wheel_hint(&ring->head, position);

@@ -163,7 +163,12 @@ enum {
     GET_MANY_NONE,
     PUT_BYTES_FULL,
     GET_BYTES_NONE,
-    JOIN
+    JOIN,
+    WAKE_PUT,
+    WAKE_PUT_MANY,
+    WAKE_GET,
+    WAKE_GET_MANY,
+    WAKE_PUT_LIFO
 };
 static const scene scenes[] = {
     [PUT] = { { ITEMS, .capacity = 5 }, 1, act_put, .puts = 1 },
@@ -203,6 +208,11 @@ static const scene scenes[] = {
     [PUT_BYTES_FULL] = { { BYTES, .capacity = 2 }, 2, act_put, .puts = 1 },
     [GET_BYTES_NONE] = { { BYTES, .capacity = 2 }, 0, act_get_bytes, .gets = 1 },
     [JOIN] = { { ITEMS, .capacity = 2, .joinable = true }, 2, act_join, .puts = 0 },
+    [WAKE_PUT] = { { ITEMS, .capacity = 2 }, 0, act_put, .puts = 1, .known = true },
+    [WAKE_PUT_MANY] = { { ITEMS, .capacity = 3 }, 0, act_put_many, .puts = 3 },
+    [WAKE_GET] = { { ITEMS, .capacity = 2 }, 2, act_get, .gets = 1, .known = true },
+    [WAKE_GET_MANY] = { { ITEMS, .capacity = 2 }, 2, act_get_some, .gets = 3 },
+    [WAKE_PUT_LIFO] = { { ITEMS, LIFO, .capacity = 2 }, 0, act_put, .puts = 1 },
 };
 
 static int victim(td_call *call)
@@ -518,7 +528,7 @@ TEST_METHODS_LIMIT(killed_in_create, 120)
 
 typedef struct rival {
     td_queue *queue;
-    bool put;
+    bool put, join;
     account account;
     int result;
 } rival;
@@ -539,8 +549,10 @@ static int put_within(td_queue *q, item i, td_time limit)
 static int compete(td_call *call)
 {
     rival *r = td_arg(call, rival_at).at;
-    td_time limit = td_s(20 * SLOW);
-    r->result = r->put ? put_within(r->queue, item_make(RIVAL, 0), limit) : take(r->queue, &r->account, limit);
+    td_time limit = td_s(100 * SLOW); /* longer than it is waited for: at its end it would look once more */
+    r->result = r->join  ? td_queue_join_for(r->queue, limit)
+                : r->put ? put_within(r->queue, item_make(RIVAL, 0), limit)
+                         : take(r->queue, &r->account, limit);
     return 0;
 }
 
@@ -718,6 +730,82 @@ TEST_METHODS_LIMIT(killed_while_joining, 150)
     }
     CHECK(step > 6);
     harness_note("%ld steps", step);
+}
+
+/* One sleeps, and who puts the item, or takes one, that it waits for is killed: it has come, or another one's wakes. */
+static bool kill_waking_at(const mode *how, uint32_t number, long step)
+{
+    stage *s = set_stage(number, step);
+    td_queue *q = s->queue;
+    bool puts = scenes[number].puts > 0;
+    rival r = { .queue = q, .put = !puts };
+    rival_at at = { &r };
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(other));
+    WAIT_UNTIL(td__load_relaxed(puts ? &q->items : &q->space) & 1, 20);
+    bool died = end_victim(start_victim(how, s), s);
+    if (died && puts && td_queue_qsize(q) == 0 && td_is_alive(other))
+        CHECK_OK(put_within(q, item_make(AFTER, 0), td_s(20 * SLOW)));
+    if (died && !puts && td_queue_qsize(q) == q->capacity && td_is_alive(other))
+        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
+    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
+    CHECK_OK(r.result);
+    td_free(other);
+    td_queue_free(q);
+    return died;
+}
+
+static void kill_waking(const mode *how, uint32_t number)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++)
+        survived = kill_waking_at(how, number, step) ? 0 : survived + 1;
+    CHECK(step > 10);
+    harness_note("%ld steps", step);
+}
+
+#define WAKING(name, number)                               \
+    TEST_METHODS_LIMIT(killed_while_waking_by_##name, 150) \
+    {                                                      \
+        kill_waking(how, number);                          \
+    }
+
+WAKING(put, WAKE_PUT)
+WAKING(put_many, WAKE_PUT_MANY)
+WAKING(get, WAKE_GET)
+WAKING(get_many, WAKE_GET_MANY)
+WAKING(put_lifo, WAKE_PUT_LIFO)
+
+/* One waits in join; who says that the last one is done is killed. */
+static bool kill_beside_join_at(const mode *how, long step)
+{
+    stage *s = set_stage(TASK_DONE, step);
+    rival r = { .queue = s->queue, .join = true };
+    rival_at at = { &r };
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    drain(s->queue, &a);
+    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(other));
+    WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
+    td_worker *w = start_victim(how, s);
+    bool died = end_victim(w, s);
+    /* Killed before it had said so: somebody else does, and is heard. */
+    if (died && td__load_acquire(&s->queue->done) == 0)
+        CHECK_OK(td_queue_task_done(s->queue));
+    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
+    CHECK_OK(r.result);
+    td_free(other);
+    td_queue_free(s->queue);
+    return died;
+}
+
+TEST_METHODS_LIMIT(killed_in_task_done_beside_a_join, 150)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++)
+        survived = kill_beside_join_at(how, step) ? 0 : survived + 1;
+    CHECK(step > 5);
 }
 
 /* --- after a shutdown ---------------------------------------------------------------------------------------- */
