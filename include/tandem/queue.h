@@ -40,10 +40,10 @@
  * No call is for signal handlers.
  *
  * After fork() a queue that is not shared is the child's own copy, of any kind, and can be used there whatever other
- * threads were doing with it: every item whose put had returned is in it, whole and in its order, unless a get had taken
- * effect. What another thread was in the middle of does not go on in the child. An item that it was putting is in the
- * copy, whole, or is not; of put_many the first so many are. One that it was taking out is in the copy, in its order,
- * unless that get had taken effect; of a FIFO queue's get_many some may be and others not.
+ * threads were doing with it: every item whose put had returned is in it, whole and in its order, unless a get had
+ * taken effect. What another thread was in the middle of does not go on in the child. An item that it was putting is in
+ * the copy, whole, or is not; of put_many the first so many are. One that it was taking out is in the copy, in its
+ * order, unless that get had taken effect; of a FIFO queue's get_many some may be and others not.
  */
 #ifndef TANDEM_QUEUE_H
 #define TANDEM_QUEUE_H

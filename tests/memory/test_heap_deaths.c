@@ -321,7 +321,7 @@ static bool kill_twice(job *job, int what, long step, long repair_step, bool *th
         td__party_self();
         td__kill_at_step(step);
         operations[what].run(job);
-        _exit(0);
+        ruin_exit(0);
     }
     *through = !ruin_end(pid);
     bool killed = ruin_repair(pid, repair_step);

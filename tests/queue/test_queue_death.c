@@ -868,7 +868,7 @@ static bool kill_twice(uint32_t number, long step, long repair_step, bool *died,
         if (scenes[number].known)
             td__party_self();
         td__kill_at_step(step);
-        _exit(scenes[number].act(s) != 0);
+        ruin_exit(scenes[number].act(s) != 0);
     }
     *died = ruin_end(pid);
     bool killed = ruin_repair(pid, repair_step);
