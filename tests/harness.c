@@ -144,6 +144,11 @@ int thrift(void)
     return SANITIZED && !long_tests() ? 4 : 1;
 }
 
+long one_in(long n)
+{
+    return long_tests() ? 1 : n;
+}
+
 double budget(void)
 {
     return long_tests() ? 20 : 1.5;

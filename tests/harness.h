@@ -76,6 +76,10 @@ extern "C" {
  */
 int thrift(void);
 
+/* Of what is tried at each of so many steps by each of so many others: one in n in any build, all with the long tests.
+ */
+long one_in(long n);
+
 /* How long what goes on at random does so, in any build: a second and a half, or twenty with the long tests. */
 double budget(void);
 

@@ -169,7 +169,8 @@ static inline bool ruin_rung(const ruin *of, void *object, long step, long repai
 static inline void ruin_climb(const ruin *of, void *object, size_t size)
 {
     long rungs = 0, tried = 0, step = 1;
-    for (bool through = false; !through && !harness_failed(); step += (of->stride ? of->stride : 1) * thrift()) {
+    for (bool through = false; !through && !harness_failed();
+         step += (of->stride ? of->stride : 1) * one_in(3) * thrift()) {
         tried++;
         for (long repair_step = 1; !harness_failed(); repair_step += thrift()) {
             memset(object, 0, size);
