@@ -122,7 +122,9 @@ TD_API int td_recv_skip_for(td_connection *c, td_time limit);
 
 /*
  * Is there a frame, or the end of the stream? 0, or TD_ETIMEOUT when there is none within the limit: td_ms(0) only
- * looks, TD_NO_LIMIT waits. A receiver that comes first may take the frame. Python: poll(timeout).
+ * looks, TD_NO_LIMIT waits. A receiver that comes first may take the frame, and a sender whose time limit passes in the
+ * middle of a large one withdraws it, which shows only when it is received: where that must not wait, receive with a
+ * limit. Python: poll(timeout).
  */
 TD_API int td_poll(td_connection *c, td_time limit);
 

@@ -4,29 +4,9 @@
  * everybody does without; or later, by a sandbox, to some, who then look again while they sleep.
  */
 #include "ledger.h"
+#include "refuse.h"
 #include "queue/queue.h"
 #include "sync/latch.h"
-
-#include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-
-/* From now on the kernel refuses membarrier to the calling thread, and to what it starts. */
-static void refuse_barriers(void *unused)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = { TD__COUNT(filter), filter };
-    (void)unused;
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        _exit(EXIT_WORKER);
-}
 
 static td_queue *queue_of(int kind, bool shared, size_t capacity)
 {

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Waiting for any of several things, and descriptors of queues and events. */
+#include "refuse.h"
 #include "targets.h"
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -509,20 +508,6 @@ TEST(forked)
 }
 
 /* --- in a sandbox -------------------------------------------------------------------------------------------- */
-
-/* From now on the kernel refuses this system call to the calling thread, and to what it starts. */
-static void refuse(int call, int error)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
-    REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
-}
 
 /* A thread of this process, by its name; 0: there is none. */
 static pid_t thread_named(const char *name)
