@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Pipes and connections, on threads and in processes: frames, ends, limits, descriptors, what a worker is given. */
 #include "harness.h"
+#include "filled.h"
 #include "queue/connection.h"
 
 #include <fcntl.h>
@@ -22,23 +23,6 @@ enum {
     HUGE_FRAME = (SANITIZED ? 12 : 64) * 1024 * 1024,
     LONG_FRAME = (SANITIZED ? 10 : 20) * 1024 * 1024
 };
-
-/* Bytes that tell their place and their frame. Tens of MiB of them: a sanitizer's look at each would take seconds. */
-#define UNWATCHED __attribute__((no_sanitize("address", "thread", "undefined")))
-
-UNWATCHED static void fill(unsigned char *bytes, size_t size, unsigned seed)
-{
-    for (size_t i = 0; i < size; i++)
-        bytes[i] = (unsigned char)(i * 7 + i / 251 + seed);
-}
-
-UNWATCHED static bool is_filled(const unsigned char *bytes, size_t size, unsigned seed)
-{
-    for (size_t i = 0; i < size; i++)
-        if (bytes[i] != (unsigned char)(i * 7 + i / 251 + seed))
-            return false;
-    return true;
-}
 
 static unsigned char *filled(size_t size, unsigned seed)
 {

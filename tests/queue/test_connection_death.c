@@ -5,6 +5,7 @@
  * hands; the end is seen; and the next one at either end goes on.
  */
 #include "harness.h"
+#include "filled.h"
 #include "os/fault.h"
 
 #include <signal.h>
@@ -16,22 +17,6 @@ enum { CALLED = 1, STEPS = 2 }; /* numbers of the page: how many calls of the vi
 /* One that fits into the ring as a whole, and one that goes around in it. */
 static const size_t sizes[FRAMES] = { 100, 300 * KIB, 3072 * KIB + 5, 200 };
 static const char mine[] = "the next one's";
-
-#define UNWATCHED __attribute__((no_sanitize("address", "thread", "undefined")))
-
-UNWATCHED static void fill(unsigned char *bytes, size_t size, unsigned seed)
-{
-    for (size_t i = 0; i < size; i++)
-        bytes[i] = (unsigned char)(i * 7 + i / 251 + seed);
-}
-
-UNWATCHED static bool is_filled(const unsigned char *bytes, size_t size, unsigned seed)
-{
-    for (size_t i = 0; i < size; i++)
-        if (bytes[i] != (unsigned char)(i * 7 + i / 251 + seed))
-            return false;
-    return true;
-}
 
 /* Which of the frames is it, whole? -1: none. */
 static int which(const void *data, size_t size)

@@ -561,15 +561,21 @@ static void slow_hook(const td_failure *failure)
     hook(failure);
 }
 
-/* Catches: an end of the program that goes on while a thread that nobody holds is still telling. */
-TEST(finish_waits_for_the_hook)
+/* A thread's failure, which it tells of itself. */
+static void fail_without_a_handle(void)
 {
-    td_set_failure_hook(slow_hook);
     td_worker *w = WORKER(td_thread(.target = fails_after_go));
     REQUIRE_OK(td_start(w));
     event_wait(STARTED);
     td_free(w);
     event_set(GO);
+}
+
+/* Catches: an end of the program that goes on while a thread that nobody holds is still telling. */
+TEST(finish_waits_for_the_hook)
+{
+    td_set_failure_hook(slow_hook);
+    fail_without_a_handle();
     event_wait(IN_HOOK);
     CHECK_OK(td_finish());
     CHECK_INT(atomic_load(&told), 1);
@@ -613,11 +619,7 @@ static void hook_that_ends(const td_failure *failure)
 TEST(hook_that_leaves)
 {
     td_set_failure_hook(hook_that_ends);
-    td_worker *w = WORKER(td_thread(.target = fails_after_go));
-    REQUIRE_OK(td_start(w));
-    event_wait(STARTED);
-    td_free(w);
-    event_set(GO);
+    fail_without_a_handle();
     WAIT_UNTIL(atomic_load(&told) == 1, 20);
     CHECK_OK(td_finish());
 }
