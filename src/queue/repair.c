@@ -166,17 +166,23 @@ static bool is_ring(const td__wheel *ring)
            in_region(ring->cells, ring->capacity * ring->stride);
 }
 
-/* Of a queue that was being made or freed, nothing stays. */
+/* Before it was being freed. */
+static bool was_whole(const td_queue *queue)
+{
+    uint64_t seal = td__queue_seal(queue);
+    return (queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC) &&
+           (queue->seal == seal || queue->seal == ~seal) && queue->shared;
+}
+
+/* Of a queue that was being made or freed, nothing stays. One that was being made may have no memory yet: it is not
+ * looked at. */
 static bool repair_block(td__party *me, td__party *dead)
 {
     td__step *step = &dead->step[TD__STEP_QUEUE];
     td_queue *queue = (td_queue *)step->argument;
     if (!in_region(queue, sizeof *queue))
         return true;
-    uint64_t seal = td__queue_seal(queue);
-    bool whole = (queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC) &&
-                 (queue->seal == seal || queue->seal == ~seal) && queue->shared;
-    if (step->kind == TD__QUEUE_FREE && whole && !td__queue_dispose(queue, me, false))
+    if (step->kind == TD__QUEUE_FREE && was_whole(queue) && !td__queue_dispose(queue, me, false))
         return false;
     return td__heap_give(me, &step->argument, false);
 }

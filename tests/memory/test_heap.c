@@ -526,6 +526,28 @@ TEST(refused_pages)
             REQUIRE(n < 20);
         }
 }
+
+/* Pages whose memory the system has refused are asked for again when they are taken again. Catches: a block that is
+ * given out without memory, so that its user is killed by SIGBUS and not told of TD_ENOMEM. */
+TEST(refused_memory_is_asked_for_again)
+{
+    size_t size = 100 * TD__PAGE;
+    bool fired = true;
+    td_shared_free(td_shared_alloc(1));
+    for (long n = 1; fired; n++) {
+        size_t before = counts().reserved;
+        td__fault_arm(n);
+        void *at = td_shared_alloc(size);
+        fired = td__fault_fired();
+        td__fault_disarm();
+        CHECK(at || fired);
+        if (!at)
+            at = td_shared_alloc(size);
+        REQUIRE(at != NULL); /* it stays, so that the next one has new pages */
+        CHECK(counts().reserved >= before + size);
+        REQUIRE(n < 20);
+    }
+}
 #endif
 
 /* --- misuse ------------------------------------------------------------------------------------------------ */
