@@ -233,8 +233,8 @@ bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t 
 #define TD__QUEUE_AWAITED 3u
 
 /* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
-void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n);
-static inline void td__queue_changed(const td_queue *queue, _Atomic uint32_t *word, int n)
+void td__queue_wake(td_queue *queue, _Atomic uint32_t *word, int n);
+static inline void td__queue_changed(td_queue *queue, _Atomic uint32_t *word, int n)
 {
     if (td__unlikely(td__load_relaxed(word) & TD__QUEUE_AWAITED))
         td__queue_wake(queue, word, n);

@@ -12,6 +12,9 @@
  * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake. If others
  * are counted, that one sets the bit again after its success, and wakes the next if there is more to do. All of these
  * have an open step, so that after their death the repair wakes everybody.
+ *
+ * Who waits for the end of a dropped queue also has to learn of items: of those that puts publish which had passed the
+ * gate before, and which he is to drop. He sets WATCHER there, and who finds it wakes him, too.
  */
 #include "queue/queue.h"
 #include "queue/fifo.h"
@@ -21,7 +24,15 @@
 
 #define SLICE_NS 1000000
 
-void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
+static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
+{
+    /* Also where the bit is not set: a waker may have died between taking it away and waking. */
+    td__fetch_add_seq_cst(word, TD__QUEUE_AWAITED + 1);
+    td__program_order();
+    td__futex_wake(word, INT_MAX, queue->shared);
+}
+
+void td__queue_wake(td_queue *queue, _Atomic uint32_t *word, int n)
 {
     uint32_t seen = td__load_relaxed(word);
     while (seen & TD__QUEUE_AWAITED) {
@@ -29,17 +40,11 @@ void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
         if (td__cas_seq_cst(word, &seen, (seen | TD__QUEUE_AWAITED) + 1)) {
             td__program_order();
             td__futex_wake(word, seen & TD__QUEUE_WATCHER ? INT_MAX : n, queue->shared);
+            if (word == &queue->items && td__load_relaxed(&queue->gate) & TD__GATE_DROPPED)
+                wake_everybody(queue, &queue->finished); /* who set the bit had seen the gate so */
             return;
         }
     }
-}
-
-static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
-{
-    /* Also where the bit is not set: a waker may have died between taking it away and waking. */
-    td__fetch_add_seq_cst(word, TD__QUEUE_AWAITED + 1);
-    td__program_order();
-    td__futex_wake(word, INT_MAX, queue->shared);
 }
 
 void td__queue_wake_all(td_queue *queue)
@@ -50,9 +55,11 @@ void td__queue_wake_all(td_queue *queue)
 }
 
 /* Sets the bit so that everybody else sees it who has not changed the queue before we look at it. */
-static uint32_t announce(const td_queue *queue, _Atomic uint32_t *word, uint32_t bit, bool *seen)
+static uint32_t announce(td_queue *queue, _Atomic uint32_t *word, uint32_t bit, bool *seen)
 {
     uint32_t value = td__fetch_or_acq_rel(word, bit) | bit;
+    if (word == &queue->finished && td__load_relaxed(&queue->gate) & TD__GATE_DROPPED)
+        td__fetch_or_acq_rel(&queue->items, TD__QUEUE_WATCHER);
     td__program_order();
     *seen = td__latch_pass_barrier(queue->shared);
     return value;
