@@ -753,3 +753,48 @@ TEST_METHODS_LIMIT(watcher_killed_at_every_step, 150)
         free_shared(s);
     }
 }
+
+static int gets_and_dies(td_call *call)
+{
+    doomed d = td_arg(call, doomed);
+    int item;
+    REQUIRE(td__party_self() != NULL);
+    td__kill_at_step(d.step);
+    return td_queue_get_for(d.at->queue, &item, td_s(40));
+}
+
+static void repaired(void)
+{
+    WAIT_UNTIL(!(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING), 20);
+}
+
+/* A consumer dies in its sleep, or with an item in its hand, which comes back and is got. Catches: a queue that then
+ * counts as ready, with nothing in it. */
+TEST_METHODS(a_queue_whose_consumer_has_died)
+{
+    shared *s = new_shared();
+    td_waitable thing = TD_WAIT_QUEUE(s->queue);
+    int item = 1;
+    td_worker *w = start_with(how, gets_one, s);
+    WAIT_UNTIL(td__word_waiters(&s->queue->items) == 1, 30);
+    REQUIRE_OK(td_kill(w));
+    REQUIRE_OK(td_join_for(w, td_s(30)));
+    td_outcome(w);
+    td_free(w);
+    repaired();
+    CHECK_INT(td_wait_any(&thing, 1, td_ms(20), NULL), 0);
+    for (long step = 1; step < 10; step++) {
+        doomed d = { s, step, false };
+        REQUIRE_OK(td_queue_put(s->queue, &item));
+        w = WORKER(NEW(.target = gets_and_dies, .args = TD_VAL(d)));
+        REQUIRE_OK(td_start(w));
+        REQUIRE_OK(td_join_for(w, td_s(30)));
+        td_outcome(w);
+        td_free(w);
+        repaired();
+        bool left = td_wait_any(&thing, 1, td_ms(20), NULL) == 1;
+        CHECK_INT(td_queue_try_get(s->queue, &item), left ? 0 : TD_EEMPTY);
+        CHECK_INT(td_wait_any(&thing, 1, td_ms(20), NULL), 0);
+    }
+    free_shared(s);
+}
