@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The shared heap: blocks, their sizes, their ends; one process and many. */
-#include "harness.h"
+#include "refuse.h"
 #include <tandem/shared.h>
 
 #include <signal.h>
@@ -493,6 +493,34 @@ HELPER(little_heap)
     CHECK_INT(counts().blocks, 0);
     CHECK_NULL(td_shared_alloc(64 << 20), TD_ENOMEM);
     return harness_failed();
+}
+
+/*
+ * Older kernels give all pages of a request back if a signal comes, and a timer sends them again and again. Here a
+ * filter refuses what takes longer than its interval. Catches: asking for the whole of it for ever.
+ */
+static void little_time(void *unused)
+{
+    (void)unused;
+    refuse_above(SYS_fallocate, 3, 1 << 20, EINTR);
+}
+
+HELPER(interrupted)
+{
+    char *block = td_shared_alloc(100 << 20);
+    REQUIRE(block != NULL);
+    block[0] = block[(100 << 20) - 1] = 1;
+    CHECK(counts().reserved >= 100 << 20);
+    CHECK_OK(td_shared_check());
+    return harness_failed(); /* with the block: to give pages back is the same call, which no signal undoes */
+}
+
+TEST(interrupted_again_and_again)
+{
+    helper_options options = { .before = little_time };
+    if (td__memory_available() < (size_t)1 << 30)
+        SKIP("less than 1 GiB of memory is left");
+    CHECK_INT(helper_run(&options, "interrupted", NULL), 0);
 }
 
 /* A small region is used up by blocks of any size, says so, and is whole again when they are freed. */
