@@ -233,8 +233,8 @@ static int poll_once(const wait *w, polled *p, int64_t until)
         return poll_failed(p->count);
     td__step_point();
     int ready = sort_out(w, p);
-    if (ready == 0 && p->bridge >= 0 && p->readable[p->count - 1])
-        td__bridge_again(p->bridge); /* another one was faster */
+    if (ready == 0 && p->bridge >= 0 && p->readable[p->count - 1]) /* another one was faster, or the thread has ended */
+        return td__bridge_again("td_wait_any", p->bridge);
     return ready;
 }
 

@@ -657,6 +657,47 @@ TEST_MODES_LIMIT(watchers_take_no_wake_ups_away, 100)
     free_shared(s);
 }
 
+/* --- the end of the program ---------------------------------------------------------------------------------- */
+
+static void *waits_beyond_the_end(void *event)
+{
+    int fds[2];
+    REQUIRE_INT(pipe(fds), 0);
+    td_waitable things[] = { TD_WAIT_EVENT(event), TD_WAIT_DESCRIPTOR(fds[0]) };
+    CHECK_INT(td_wait_any(things, 2, TD_NO_LIMIT, NULL), 1);
+    close(fds[0]);
+    close(fds[1]);
+    event_set(STARTED);
+    return NULL;
+}
+
+/* A thread of the program's own that waits while the program finishes, and goes on. Catches: a wait that is left to a
+ * thread of the library that has ended. */
+TEST(td_finish_during_a_wait)
+{
+    td_event event = { 0 };
+    pthread_t thread;
+    for (int i = 0; i < 20; i++) {
+        page->event[STARTED] = 0;
+        REQUIRE_INT(pthread_create(&thread, NULL, waits_beyond_the_end, &event), 0);
+        if (i > 0)
+            WAIT_UNTIL(awaited(&event), 20);
+        CHECK_OK(td_finish());
+        td_event_set(&event);
+        REQUIRE(event_wait_for(STARTED, 20));
+        pthread_join(thread, NULL);
+        td_event_clear(&event);
+    }
+    /* The same descriptor, after the threads have ended. */
+    int fd = td_descriptor(TD_WAIT_EVENT(&event));
+    REQUIRE(fd >= 0);
+    CHECK_OK(td_finish());
+    CHECK_OK(td_descriptor_clear(fd));
+    td_event_set(&event);
+    CHECK(readable(fd, 20000));
+    CHECK_OK(td_descriptor_close(fd));
+}
+
 /* --- deaths -------------------------------------------------------------------------------------------------- */
 
 typedef struct doomed {
