@@ -942,7 +942,8 @@ static void die_in_second_ring(const mode *how, long late_step, long step)
         get_numbers(q, 1);
     }
     put_numbers(q, 1);
-    td_worker *w = WORKER(NEW(.target = gets_both, .args = TD_VAL(((pair_at){ p }))));
+    pair_at at = { p };
+    td_worker *w = WORKER(NEW(.target = gets_both, .args = TD_VAL(at)));
     REQUIRE_OK(td_start(w));
     event_wait(LATE_STOPPED);
     /* The item that it is about to take is taken by us; and the queue goes on in another ring. */
