@@ -220,7 +220,9 @@ static bool repair(td__party *me, td__party *dead, const td__step *step)
     uint32_t number = step->number >> TD__SPAN_BITS, span = step->number & TD__SPAN_MAX;
     if (!in_region(queue, sizeof *queue) || !td__queue_is_whole(queue))
         return true;
-    td__wheel *ring = queue->kind == TD_QUEUE_FIFO ? td__queue_ring(queue, number) : NULL;
+    /* Acquire: the rings, as whoever made them has written them. The dead one was in none but these. */
+    bool made = number <= td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
+    td__wheel *ring = made && queue->kind == TD_QUEUE_FIFO ? td__queue_ring(queue, number) : NULL;
     uint64_t position = step->argument;
     bool done = true;
     if (ring && span > 0 && is_ring(ring) && (position & ring->mask) < ring->capacity) {
