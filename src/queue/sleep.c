@@ -6,8 +6,8 @@
  *
  * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of
  * them must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
- * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, changers use
- * exchanges, and a sleeper looks again every millisecond.
+ * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, both have a
+ * fence; or, if it has refused one process later than the others, that one's sleepers look again every millisecond.
  *
  * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake. If others
  * are counted, that one sets the bit again after its success, and wakes the next if there is more to do. All of these
