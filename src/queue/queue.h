@@ -236,7 +236,7 @@ bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t 
 /* Between a change and the look for sleepers, while `fences` says so. */
 void td__queue_fence(td_queue *queue);
 /* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
-void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n);
+void td__queue_wake(td_queue *queue, _Atomic uint32_t *word, int n);
 static inline void td__queue_changed(td_queue *queue, _Atomic uint32_t *word, int n)
 {
     td__program_order();

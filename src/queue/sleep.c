@@ -6,8 +6,8 @@
  *
  * Who changes a queue stores the change, then loads the word; who sleeps sets the bit, then looks at the queue. One of
  * them must see the other. The changer's store and load may pass each other in its processor; so the sleeper makes all
- * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, changers use
- * exchanges, and a sleeper looks again every millisecond.
+ * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, both have a
+ * fence; or, if it has refused one process later than the others, that one's sleepers look again every millisecond.
  *
  * A barrier for all interrupts another processor, which may take longer than all the rest of a sleep. So the first
  * sleeper asks for fences: while the word `fences` is not 0, changers pass one between their change and their look, and
@@ -20,6 +20,9 @@
  * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake. If others
  * are counted, that one sets the bit again after its success, and wakes the next if there is more to do. All of these
  * have an open step, so that after their death the repair wakes everybody.
+ *
+ * Who waits for the end of a dropped queue also has to learn of items: of those that puts publish which had passed the
+ * gate before, and which he is to drop. He sets WATCHER there, and who finds it wakes him, too.
  */
 #include "queue/queue.h"
 #include "queue/fifo.h"
@@ -47,7 +50,15 @@ void td__queue_fence(td_queue *queue)
         td__cas_seq_cst(&queue->fences, &seen, (seen & FENCES_COUNT) > 1 ? seen - 1 : 0);
 }
 
-void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
+static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
+{
+    /* Also where the bit is not set: a waker may have died between taking it away and waking. */
+    td__fetch_add_seq_cst(word, TD__QUEUE_AWAITED + 1);
+    td__program_order();
+    td__futex_wake(word, INT_MAX, queue->shared);
+}
+
+void td__queue_wake(td_queue *queue, _Atomic uint32_t *word, int n)
 {
     uint32_t seen = td__load_relaxed(word);
     while (seen & TD__QUEUE_AWAITED) {
@@ -55,17 +66,11 @@ void td__queue_wake(const td_queue *queue, _Atomic uint32_t *word, int n)
         if (td__cas_seq_cst(word, &seen, (seen | TD__QUEUE_AWAITED) + 1)) {
             td__program_order();
             td__futex_wake(word, seen & TD__QUEUE_WATCHER ? INT_MAX : n, queue->shared);
+            if (word == &queue->items && td__load_relaxed(&queue->gate) & TD__GATE_DROPPED)
+                wake_everybody(queue, &queue->finished); /* who set the bit had seen the gate so */
             return;
         }
     }
-}
-
-static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
-{
-    /* Also where the bit is not set: a waker may have died between taking it away and waking. */
-    td__fetch_add_seq_cst(word, TD__QUEUE_AWAITED + 1);
-    td__program_order();
-    td__futex_wake(word, INT_MAX, queue->shared);
 }
 
 void td__queue_wake_all(td_queue *queue)
@@ -86,11 +91,12 @@ static bool fences_relied_on(td_queue *queue, uint32_t *fences)
     return true;
 }
 
-/* Makes all pass a barrier, and asks for fences before, for the next ones: in the name of `me`, NULL: not. */
+/* Makes all pass a barrier, and asks for fences before, for the next ones: in the name of `me`, NULL: not. Where there
+ * are no barriers, everybody passes fences anyway. */
 static bool pass_barrier(td_queue *queue, const td__party *me, uint32_t fences)
 {
     uint32_t mine = me ? (uint32_t)me->index << FENCES_SHIFT | FENCES : 0;
-    bool asked = me && td__cas_seq_cst(&queue->fences, &fences, mine);
+    bool asked = me && !td__release_by_exchange && td__cas_seq_cst(&queue->fences, &fences, mine);
     td__program_order();
     if (!td__latch_pass_barrier(queue->shared))
         return false;
@@ -106,6 +112,8 @@ static bool pass_barrier(td_queue *queue, const td__party *me, uint32_t fences)
 static uint32_t announce(td_queue *queue, const td__party *me, _Atomic uint32_t *word, uint32_t bit, bool *seen)
 {
     uint32_t fences, value = td__fetch_or_seq_cst(word, bit) | bit;
+    if (word == &queue->finished && td__load_relaxed(&queue->gate) & TD__GATE_DROPPED)
+        td__fetch_or_seq_cst(&queue->items, TD__QUEUE_WATCHER);
     td__program_order();
     *seen = fences_relied_on(queue, &fences) || pass_barrier(queue, me, fences);
     return value;

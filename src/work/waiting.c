@@ -233,8 +233,8 @@ static int poll_once(const wait *w, polled *p, int64_t until)
         return poll_failed(p->count);
     td__step_point();
     int ready = sort_out(w, p);
-    if (ready == 0 && p->bridge >= 0 && p->readable[p->count - 1])
-        td__bridge_again(p->bridge); /* another one was faster */
+    if (ready == 0 && p->bridge >= 0 && p->readable[p->count - 1]) /* another one was faster, or the thread has ended */
+        return td__bridge_again("td_wait_any", p->bridge);
     return ready;
 }
 
@@ -304,6 +304,7 @@ static bool uses(const td__watch *watch, const volatile void *at, size_t size)
 int td_wait_any(td_waitable *things, size_t count, td_time limit, td_cancel *cancel)
 {
     size_t words = 0, descriptors = 0;
+    td__program_ready(); /* from here on forks are seen to: a child has none of our threads that watch */
     if (!things || count == 0)
         return td__fail(TD_EINVAL, "td_wait_any: nothing to wait for");
     if (count > THINGS_MAX)
@@ -346,6 +347,7 @@ static int of_bridge(const td_waitable *thing)
 
 int td_descriptor(td_waitable thing)
 {
+    td__program_ready(); /* as above */
     int code = td__thing_check(&thing, "td_descriptor");
     if (code < 0)
         return code;
