@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Every call that takes a time limit, with limits from below zero to the end of time: one that has passed does not
- * wait, one that is too large to be added to the clock is as good as none, and does not pass at once.
+ * wait, one that is too large to be added to the clock is as good as none, and does not pass at once. And every call
+ * that takes a cancellation object, with one that is fired before, or while it sleeps.
  */
 #include "harness.h"
 
@@ -35,14 +36,16 @@ typedef struct ground {
 
 static ground *g;
 static char large[LARGE];
+static td_cancel *cancel; /* what the calls that can be cancelled are given */
 
 /* --- the calls, each with what ends its wait --------------------------------------------------------------- */
 
 typedef struct call {
     const char *name;
-    int64_t (*wait)(td_time limit); /* in a thread */
-    void (*end)(void);              /* in the case's */
-    int none;                       /* what it returns after a limit, if not TD_ETIMEOUT */
+    int64_t (*wait)(td_time limit);          /* in a thread */
+    void (*end)(void);                       /* in the case's */
+    int none;                                /* what it returns after a limit, if not TD_ETIMEOUT */
+    enum { FIRST, ALWAYS, NEVER } cancelled; /* a fired object: what is there comes first; it ends any; it takes none */
 } call;
 
 static bool is_over(void *argument)
@@ -76,20 +79,20 @@ static int64_t released(int r, void (*release)(void))
 }
 
 ENDS(lock, td_lock_release(&g->lock))
-WAITS(lock, released(td_lock_acquire_for(&g->lock, limit), end_lock))
+WAITS(lock, released(td_lock_acquire_with(&g->lock, limit, cancel), end_lock))
 ENDS(rlock, td_rlock_release(&g->rlock))
-WAITS(rlock, released(td_rlock_acquire_for(&g->rlock, limit), end_rlock))
+WAITS(rlock, released(td_rlock_acquire_with(&g->rlock, limit, cancel), end_rlock))
 ENDS(rwlock, td_rwlock_release(&g->rwlock))
-WAITS(read, released(td_rwlock_acquire_read_for(&g->rwlock, limit), end_rwlock))
-WAITS(write, released(td_rwlock_acquire_write_for(&g->rwlock, limit), end_rwlock))
+WAITS(read, released(td_rwlock_acquire_read_with(&g->rwlock, limit, cancel), end_rwlock))
+WAITS(write, released(td_rwlock_acquire_write_with(&g->rwlock, limit, cancel), end_rwlock))
 ENDS(event, td_event_set(&g->event))
-WAITS(event, td_event_wait_for(&g->event, limit))
+WAITS(event, td_event_wait_with(&g->event, limit, cancel))
 ENDS(semaphore, td_semaphore_release(&g->semaphore))
-WAITS(semaphore, td_semaphore_acquire_for(&g->semaphore, limit))
+WAITS(semaphore, td_semaphore_acquire_with(&g->semaphore, limit, cancel))
 ENDS(bounded, td_bounded_semaphore_release(&g->bounded))
-WAITS(bounded, td_bounded_semaphore_acquire_for(&g->bounded, limit))
+WAITS(bounded, td_bounded_semaphore_acquire_with(&g->bounded, limit, cancel))
 ENDS(owned, td_owned_semaphore_release(&g->owned))
-WAITS(owned, released(td_owned_semaphore_acquire_for(&g->owned, limit), end_owned))
+WAITS(owned, released(td_owned_semaphore_acquire_with(&g->owned, limit, cancel), end_owned))
 
 static void end_condition(void)
 {
@@ -102,7 +105,7 @@ static void end_condition(void)
 static int64_t wait_condition(td_time limit)
 {
     td_lock_acquire(&g->inner);
-    int r = td_condition_wait_for(&g->condition, &g->inner, limit);
+    int r = td_condition_wait_with(&g->condition, &g->inner, limit, cancel);
     td_lock_release(&g->inner);
     return r;
 }
@@ -110,7 +113,7 @@ static int64_t wait_condition(td_time limit)
 static int64_t wait_await(td_time limit)
 {
     td_lock_acquire(&g->inner);
-    int r = td_condition_await_for(&g->condition, &g->inner, is_over, NULL, limit);
+    int r = td_condition_await_with(&g->condition, &g->inner, is_over, NULL, limit, cancel);
     td_lock_release(&g->inner);
     return r;
 }
@@ -126,7 +129,7 @@ static void end_of_rlock(void)
 static int64_t wait_of_rlock(td_time limit)
 {
     td_rlock_acquire(&g->inner_rlock);
-    int r = td_condition_wait_rlock_for(&g->of_rlock, &g->inner_rlock, limit);
+    int r = td_condition_wait_rlock_with(&g->of_rlock, &g->inner_rlock, limit, cancel);
     td_rlock_release(&g->inner_rlock);
     return r;
 }
@@ -134,38 +137,42 @@ static int64_t wait_of_rlock(td_time limit)
 static int64_t wait_await_rlock(td_time limit)
 {
     td_rlock_acquire(&g->inner_rlock);
-    int r = td_condition_await_rlock_for(&g->of_rlock, &g->inner_rlock, is_over, NULL, limit);
+    int r = td_condition_await_rlock_with(&g->of_rlock, &g->inner_rlock, is_over, NULL, limit, cancel);
     td_rlock_release(&g->inner_rlock);
     return r;
 }
 
 ENDS(barrier, td_barrier_wait(&g->barrier))
-WAITS(barrier, td_barrier_wait_for(&g->barrier, limit))
-WAITS(barrier_action, td_barrier_wait_action_for(&g->barrier, nothing, NULL, limit))
-ENDS(once, event_set(GO))
-WAITS(once, td_once_run_for(&g->once, nothing, NULL, limit))
+WAITS(barrier, td_barrier_wait_with(&g->barrier, limit, cancel))
+WAITS(barrier_action, td_barrier_wait_action_with(&g->barrier, nothing, NULL, limit, cancel))
+static void end_once(void)
+{
+    event_set(GO);
+    WAIT_UNTIL(td_once_done(&g->once), 20);
+}
+WAITS(once, td_once_run_with(&g->once, nothing, NULL, limit, cancel))
 
 static const int an_item = 7;
 static int64_t wait_get(td_time limit)
 {
     int item;
-    return td_queue_get_for(g->items, &item, limit);
+    return td_queue_get_with(g->items, &item, limit, cancel);
 }
 static int64_t wait_get_many(td_time limit)
 {
     int some[2];
-    return td_queue_get_many_with(g->items, some, 2, limit, NULL);
+    return td_queue_get_many_with(g->items, some, 2, limit, cancel);
 }
 static int64_t wait_get_bytes(td_time limit)
 {
     char some[8];
     size_t size;
-    return td_queue_get_bytes_with(g->bytes, some, sizeof some, &size, limit, NULL);
+    return td_queue_get_bytes_with(g->bytes, some, sizeof some, &size, limit, cancel);
 }
 static int64_t wait_get_shared(td_time limit)
 {
     void *block;
-    return td_queue_get_shared_with(g->blocks, &block, limit, NULL);
+    return td_queue_get_shared_with(g->blocks, &block, limit, cancel);
 }
 static void end_put(void)
 {
@@ -186,12 +193,12 @@ static void end_put_shared(void)
 ENDS(get, td_queue_put(g->items, &an_item))
 ENDS(get_bytes, td_queue_put_bytes(g->bytes, "x", 1))
 ENDS(get_shared, td_queue_put_shared(g->blocks, g->block))
-WAITS(put, td_queue_put_for(g->full, &an_item, limit))
-WAITS(put_many, td_queue_put_many_with(g->full, &an_item, 1, limit, NULL))
-WAITS(put_bytes, td_queue_put_bytes_with(g->full_bytes, "x", 1, limit, NULL))
-WAITS(put_shared, td_queue_put_shared_with(g->full_blocks, g->block, limit, NULL))
+WAITS(put, td_queue_put_with(g->full, &an_item, limit, cancel))
+WAITS(put_many, td_queue_put_many_with(g->full, &an_item, 1, limit, cancel))
+WAITS(put_bytes, td_queue_put_bytes_with(g->full_bytes, "x", 1, limit, cancel))
+WAITS(put_shared, td_queue_put_shared_with(g->full_blocks, g->block, limit, cancel))
 ENDS(queue_join, td_queue_task_done(g->joinable))
-WAITS(queue_join, td_queue_join_for(g->joinable, limit))
+WAITS(queue_join, td_queue_join_with(g->joinable, limit, cancel))
 
 static int64_t wait_recv(td_time limit)
 {
@@ -229,50 +236,50 @@ WAITS(join_all, td_join_all_for(&g->worker, 1, limit))
 static int64_t wait_any(td_time limit)
 {
     td_waitable things[] = { TD_WAIT_EVENT(&g->event), TD_WAIT_QUEUE(g->items) };
-    return td_wait_any(things, 2, limit, NULL);
+    return td_wait_any(things, 2, limit, cancel);
 }
 static int64_t wait_any_connection(td_time limit)
 {
     td_waitable things[] = { TD_WAIT_EVENT(&g->event), TD_WAIT_CONNECTION(g->reader) };
-    return td_wait_any(things, 2, limit, NULL);
+    return td_wait_any(things, 2, limit, cancel);
 }
 
 static const call calls[] = {
-    { "td_lock_acquire", wait_lock, end_lock, 0 },
-    { "td_rlock_acquire", wait_rlock, end_rlock, 0 },
-    { "td_rwlock_acquire_read", wait_read, end_rwlock, 0 },
-    { "td_rwlock_acquire_write", wait_write, end_rwlock, 0 },
-    { "td_event_wait", wait_event, end_event, 0 },
-    { "td_semaphore_acquire", wait_semaphore, end_semaphore, 0 },
-    { "td_bounded_semaphore_acquire", wait_bounded, end_bounded, 0 },
-    { "td_owned_semaphore_acquire", wait_owned, end_owned, 0 },
-    { "td_condition_wait", wait_condition, end_condition, 0 },
-    { "td_condition_await", wait_await, end_condition, 0 },
-    { "td_condition_wait_rlock", wait_of_rlock, end_of_rlock, 0 },
-    { "td_condition_await_rlock", wait_await_rlock, end_of_rlock, 0 },
-    { "td_barrier_wait", wait_barrier, end_barrier, 0 },
-    { "td_barrier_wait_action", wait_barrier_action, end_barrier, 0 },
-    { "td_once_run", wait_once, end_once, 0 },
-    { "td_queue_get", wait_get, end_get, 0 },
-    { "td_queue_get_many", wait_get_many, end_get, 0 },
-    { "td_queue_get_bytes", wait_get_bytes, end_get_bytes, 0 },
-    { "td_queue_get_shared", wait_get_shared, end_get_shared, 0 },
-    { "td_queue_put", wait_put, end_put, 0 },
-    { "td_queue_put_many", wait_put_many, end_put, 0 },
-    { "td_queue_put_bytes", wait_put_bytes, end_put_bytes, 0 },
-    { "td_queue_put_shared", wait_put_shared, end_put_shared, 0 },
-    { "td_queue_join", wait_queue_join, end_queue_join, 0 },
-    { "td_recv", wait_recv, end_recv, 0 },
-    { "td_recv_into", wait_recv_into, end_recv, 0 },
-    { "td_recv_skip", wait_recv_skip, end_recv, 0 },
-    { "td_recv_shared", wait_recv_shared, end_recv_shared, 0 },
-    { "td_poll", wait_poll, end_recv, 0 },
-    { "td_send", wait_send, end_send, 0 },
-    { "td_send_parts", wait_send_parts, end_send, 0 },
-    { "td_join", wait_join, end_join, 0 },
-    { "td_join_all", wait_join_all, end_join, 0 },
-    { "td_wait_any", wait_any, end_event, 1 },
-    { "td_wait_any with a connection", wait_any_connection, end_event, 1 },
+    { "td_lock_acquire", wait_lock, end_lock, 0, FIRST },
+    { "td_rlock_acquire", wait_rlock, end_rlock, 0, FIRST },
+    { "td_rwlock_acquire_read", wait_read, end_rwlock, 0, FIRST },
+    { "td_rwlock_acquire_write", wait_write, end_rwlock, 0, FIRST },
+    { "td_event_wait", wait_event, end_event, 0, FIRST },
+    { "td_semaphore_acquire", wait_semaphore, end_semaphore, 0, FIRST },
+    { "td_bounded_semaphore_acquire", wait_bounded, end_bounded, 0, FIRST },
+    { "td_owned_semaphore_acquire", wait_owned, end_owned, 0, FIRST },
+    { "td_condition_wait", wait_condition, end_condition, 0, ALWAYS },
+    { "td_condition_await", wait_await, end_condition, 0, FIRST },
+    { "td_condition_wait_rlock", wait_of_rlock, end_of_rlock, 0, ALWAYS },
+    { "td_condition_await_rlock", wait_await_rlock, end_of_rlock, 0, FIRST },
+    { "td_barrier_wait", wait_barrier, end_barrier, 0, ALWAYS },
+    { "td_barrier_wait_action", wait_barrier_action, end_barrier, 0, ALWAYS },
+    { "td_once_run", wait_once, end_once, 0, FIRST },
+    { "td_queue_get", wait_get, end_get, 0, FIRST },
+    { "td_queue_get_many", wait_get_many, end_get, 0, FIRST },
+    { "td_queue_get_bytes", wait_get_bytes, end_get_bytes, 0, FIRST },
+    { "td_queue_get_shared", wait_get_shared, end_get_shared, 0, FIRST },
+    { "td_queue_put", wait_put, end_put, 0, FIRST },
+    { "td_queue_put_many", wait_put_many, end_put, 0, FIRST },
+    { "td_queue_put_bytes", wait_put_bytes, end_put_bytes, 0, FIRST },
+    { "td_queue_put_shared", wait_put_shared, end_put_shared, 0, FIRST },
+    { "td_queue_join", wait_queue_join, end_queue_join, 0, FIRST },
+    { "td_recv", wait_recv, end_recv, 0, NEVER },
+    { "td_recv_into", wait_recv_into, end_recv, 0, NEVER },
+    { "td_recv_skip", wait_recv_skip, end_recv, 0, NEVER },
+    { "td_recv_shared", wait_recv_shared, end_recv_shared, 0, NEVER },
+    { "td_poll", wait_poll, end_recv, 0, NEVER },
+    { "td_send", wait_send, end_send, 0, NEVER },
+    { "td_send_parts", wait_send_parts, end_send, 0, NEVER },
+    { "td_join", wait_join, end_join, 0, NEVER },
+    { "td_join_all", wait_join_all, end_join, 0, NEVER },
+    { "td_wait_any", wait_any, end_event, 1, FIRST },
+    { "td_wait_any with a connection", wait_any_connection, end_event, 1, FIRST },
 };
 
 /* --- the ground -------------------------------------------------------------------------------------------- */
@@ -475,6 +482,57 @@ TEST(limits_at_the_end_of_time)
         far_off(false, limits[i]);
         far_off(true, limits[i]);
     }
+}
+
+/* Fired before: what is there already comes first, else it fails at once. */
+static void cancelled_before(const call *of)
+{
+    waiter w;
+    begin(&w, of, TD_NO_LIMIT);
+    if (!CHECK_INT(end(&w), TD_ECANCELLED))
+        harness_note("%s, fired before", of->name);
+    if (of->cancelled != FIRST)
+        return;
+    of->end();
+    begin(&w, of, TD_NO_LIMIT);
+    if (!CHECK(end(&w) >= 0))
+        harness_note("%s, fired, and it is there: %lld", of->name, (long long)w.result);
+}
+
+static void cancelled_asleep(const call *of)
+{
+    waiter w;
+    begin(&w, of, TD_NO_LIMIT);
+    WAIT_UNTIL(asleep(&w), 20);
+    CHECK(!w.returned);
+    td_cancel_fire(cancel);
+    if (!CHECK_INT(end(&w), TD_ECANCELLED))
+        harness_note("%s, fired while it sleeps", of->name);
+}
+
+static void cancelled_all(bool shared)
+{
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; c++)
+        for (int before = 0; before < 2 && calls[c].cancelled != NEVER; before++) {
+            make_ground(shared);
+            cancel = shared ? td_shared_calloc(1, sizeof *cancel) : calloc(1, sizeof *cancel);
+            REQUIRE(cancel != NULL);
+            if (before) {
+                td_cancel_fire(cancel);
+                cancelled_before(&calls[c]);
+            } else {
+                cancelled_asleep(&calls[c]);
+            }
+            free_ground(shared);
+            shared ? td_shared_free(cancel) : free(cancel);
+        }
+}
+
+/* Catches: a wait that takes a cancellation object and is not ended by it. */
+TEST(cancellations)
+{
+    cancelled_all(false);
+    cancelled_all(true);
 }
 
 static int fires(td_call *call)
