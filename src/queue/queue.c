@@ -197,7 +197,7 @@ static int failed(int r, const td_queue *q, const td__op *op, const char *call)
     case TD_EINVAL:
         return r;
     default:
-        return td__fail_quick(r);
+        return td__fail_quick(r, call);
     }
 }
 

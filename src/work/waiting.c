@@ -138,7 +138,7 @@ static int wait_on_words(const wait *w)
         if (ready > 0 || before == TD_ETIMEOUT)
             return ready;
         if (before == TD_ECANCELLED)
-            return td__fail_quick(before);
+            return td__fail_quick(before, "td_wait_any");
     }
 }
 
@@ -272,7 +272,7 @@ static int poll_all(const wait *w, polled *p)
         bool last = slice == 0 || (w->deadline && w->deadline <= slice);
         r = poll_once(w, p, last ? w->deadline : slice);
         if (r == 0 && fired)
-            return td__fail_quick(TD_ECANCELLED);
+            return td__fail_quick(TD_ECANCELLED, "td_wait_any");
         if (r == 0 && w->deadline && td__now() >= w->deadline)
             break;
     }

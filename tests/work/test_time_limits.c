@@ -258,7 +258,7 @@ static const call calls[] = {
     { "td_condition_wait_rlock", wait_of_rlock, end_of_rlock, 0, ALWAYS },
     { "td_condition_await_rlock", wait_await_rlock, end_of_rlock, 0, FIRST },
     { "td_barrier_wait", wait_barrier, end_barrier, 0, ALWAYS },
-    { "td_barrier_wait_action", wait_barrier_action, end_barrier, 0, ALWAYS },
+    { "td_barrier_wait with an action", wait_barrier_action, end_barrier, 0, ALWAYS },
     { "td_once_run", wait_once, end_once, 0, FIRST },
     { "td_queue_get", wait_get, end_get, 0, FIRST },
     { "td_queue_get_many", wait_get_many, end_get, 0, FIRST },
@@ -391,12 +391,22 @@ typedef struct waiter {
     pthread_t thread;
 } waiter;
 
+/* The sentence begins with the name of the call, whose forms go by one, or of the worker. */
+static void check_sentence(const call *of)
+{
+    const char *said = td_last_message();
+    if (!CHECK(strncmp(said, of->name, strcspn(of->name, " ")) == 0 || strncmp(said, "worker '", 8) == 0))
+        harness_note("%s: \"%s\"", of->name, said);
+}
+
 static void *waits(void *argument)
 {
     waiter *w = argument;
     w->tid = (pid_t)syscall(SYS_gettid);
     w->result = w->call->wait(w->limit);
     w->returned = true;
+    if (w->result < 0)
+        check_sentence(w->call);
     return NULL;
 }
 
@@ -449,7 +459,7 @@ static void passed(bool shared)
     }
 }
 
-/* Catches: a limit of zero or less that is none, or that waits a little. */
+/* Catches: a limit of zero or less that is none, or that waits a little; a sentence that does not name the call. */
 TEST(limits_that_have_passed)
 {
     passed(false);
@@ -528,7 +538,7 @@ static void cancelled_all(bool shared)
         }
 }
 
-/* Catches: a wait that takes a cancellation object and is not ended by it. */
+/* Catches: a wait that takes a cancellation object and is not ended by it; a sentence that does not name the call. */
 TEST(cancellations)
 {
     cancelled_all(false);
