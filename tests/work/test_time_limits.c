@@ -2,12 +2,14 @@
 /*
  * Every call that takes a time limit, with limits from below zero to the end of time: one that has passed does not
  * wait, one that is too large to be added to the clock is as good as none, and does not pass at once. And every call
- * that takes a cancellation object, with one that is fired before, or while it sleeps.
+ * that takes a cancellation object, with one that is fired before, or while it sleeps. And all of them with signals,
+ * which end none.
  */
 #include "harness.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <tandem.h>
 #include <time.h>
@@ -492,6 +494,47 @@ TEST(limits_at_the_end_of_time)
         far_off(false, limits[i]);
         far_off(true, limits[i]);
     }
+}
+
+static _Atomic int caught;
+
+static void catches(int number)
+{
+    (void)number;
+    caught++;
+}
+
+/* Each signal takes it out of its sleep, to which it goes back. */
+static void interrupted(const call *of, td_time limit)
+{
+    waiter w;
+    begin(&w, of, limit);
+    for (int i = 0; i < 2; i++) {
+        w.looks = 0;
+        WAIT_UNTIL(asleep(&w), 20);
+        int before = caught;
+        REQUIRE_INT(w.returned ? ESRCH : pthread_kill(w.thread, SIGUSR1), 0);
+        WAIT_UNTIL(caught > before, 20);
+    }
+    w.looks = 0;
+    WAIT_UNTIL(asleep(&w), 20);
+    CHECK(!w.returned);
+    of->end();
+    if (!CHECK(end(&w) >= 0))
+        harness_note("%s, after signals: %lld", of->name, (long long)w.result);
+}
+
+/* Catches: a wait that a signal's handler ends, with or without a limit. */
+TEST(signals)
+{
+    struct sigaction action = { .sa_handler = catches }; /* without SA_RESTART */
+    REQUIRE_INT(sigaction(SIGUSR1, &action, NULL), 0);
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; c++)
+        for (int shared = 0; shared < 2; shared++) {
+            make_ground(shared);
+            interrupted(&calls[c], shared ? td_s(3000) : TD_NO_LIMIT);
+            free_ground(shared);
+        }
 }
 
 /* Fired before: what is there already comes first, else it fails at once. */
