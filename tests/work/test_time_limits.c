@@ -3,7 +3,7 @@
  * Every call that takes a time limit, with limits from below zero to the end of time: one that has passed does not
  * wait, one that is too large to be added to the clock is as good as none, and does not pass at once. And every call
  * that takes a cancellation object, with one that is fired before, or while it sleeps. And all of them with signals,
- * which end none.
+ * which end none; and all asleep, which wakes nobody until there is a reason.
  */
 #include "harness.h"
 
@@ -496,12 +496,16 @@ TEST(limits_at_the_end_of_time)
     }
 }
 
-static _Atomic int caught;
-
 static void catches(int number)
 {
     (void)number;
-    caught++;
+}
+
+/* How often it has gone to sleep. */
+static long sleeps_of(const waiter *w)
+{
+    char text[64];
+    return strtol(status_of(w->tid, "voluntary_ctxt_switches", text, sizeof text), NULL, 10);
 }
 
 /* Each signal takes it out of its sleep, to which it goes back. */
@@ -512,9 +516,10 @@ static void interrupted(const call *of, td_time limit)
     for (int i = 0; i < 2; i++) {
         w.looks = 0;
         WAIT_UNTIL(asleep(&w), 20);
-        int before = caught;
-        REQUIRE_INT(w.returned ? ESRCH : pthread_kill(w.thread, SIGUSR1), 0);
-        WAIT_UNTIL(caught > before, 20);
+        REQUIRE(!w.returned);
+        long before = sleeps_of(&w);
+        REQUIRE_INT(pthread_kill(w.thread, SIGUSR1), 0);
+        WAIT_UNTIL(w.returned || sleeps_of(&w) > before, 20);
     }
     w.looks = 0;
     WAIT_UNTIL(asleep(&w), 20);
@@ -533,6 +538,26 @@ TEST(signals)
         for (int shared = 0; shared < 2; shared++) {
             make_ground(shared);
             interrupted(&calls[c], shared ? td_s(3000) : TD_NO_LIMIT);
+            free_ground(shared);
+        }
+}
+
+/* Catches: a wait that wakes up to look. */
+TEST(idleness)
+{
+    for (int shared = 0; shared < 2; shared++)
+        for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
+            waiter w;
+            make_ground(shared);
+            begin(&w, &calls[c], shared ? td_s(3000) : TD_NO_LIMIT);
+            WAIT_UNTIL(asleep(&w), 20);
+            REQUIRE(!w.returned);
+            long before = sleeps_of(&w);
+            pause_ms(60);
+            if (!CHECK_IN(sleeps_of(&w) - before, 0, 1))
+                harness_note("%s", calls[c].name);
+            calls[c].end();
+            end(&w);
             free_ground(shared);
         }
 }
