@@ -339,6 +339,40 @@ TEST(bad_input)
     td_queue_free(q);
 }
 
+HELPER(without_init)
+{
+    (void)argc, (void)argv;
+    td_lock lock = { 0 };
+    int x = 4;
+    for (int i = 0; i < 2; i++) { /* the second time by a thread that has its record already */
+        CHECK_NULL(td_queue_new(.item_size = sizeof x, .shared = true), TD_EINIT);
+        CHECK_NULL(td_queue_new(.kind = TD_QUEUE_LIFO, .shared = true), TD_EINIT);
+        CHECK_HAS(td_last_message(), "td_init");
+        CHECK_OK(td_lock_acquire(&lock));
+        td_lock_release(&lock);
+    }
+    td_queue *own = QUEUE(.item_size = sizeof x);
+    CHECK_OK(td_queue_put(own, &x));
+    CHECK_OK(td_init());
+    td_queue *q = QUEUE(.item_size = sizeof x, .shared = true);
+    CHECK_OK(td_queue_get(own, &x));
+    CHECK_OK(td_queue_put(q, &x));
+    td_queue_free(own);
+    td_queue_free(q);
+    return harness_failed();
+}
+
+INIT(no_init)
+{
+}
+
+/* Catches: a queue made in shared memory where there is none. */
+TEST(before_init)
+{
+    helper_options options = { .init = "no_init" };
+    CHECK_INT(helper_run(&options, "without_init", NULL), 0);
+}
+
 /* --- shutdown, task_done and join in one thread ------------------------------------------------------------- */
 
 TEST(shutdown_drains)
