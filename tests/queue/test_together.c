@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Everything that processes share, used at once and in random order, with short limits and cancellations, while some of
- * the processes are killed: no hang, no crash, and at the end each object is as good as new. What is lost, torn or
- * delivered twice is for the tests of the single types; this one is for what they have in common: the record of a
- * thread, which is in the middle of several things.
+ * Everything that is shared, used at once and in random order, with short limits and cancellations, while some of the
+ * processes are killed, or some of the threads end: no hang, no crash, and at the end each object is as good as new.
+ * What is lost, torn or delivered twice is for the tests of the single types; this one is for what they have in common:
+ * the record of a thread, which is in the middle of several things.
  */
 #include "ledger.h"
 
@@ -33,6 +33,7 @@ typedef struct world {
 
 static world *g;
 static _Thread_local uint32_t random_state;
+static _Thread_local bool mortal;
 
 static uint32_t below(uint32_t n)
 {
@@ -52,15 +53,24 @@ static td_cancel *cancel(void)
     return below(4) ? NULL : &g->cancel;
 }
 
+/* Ends the thread, if it is one of those, wherever it is. */
+static void leave_now_and_then(void)
+{
+    if (mortal && below(8) == 0)
+        pthread_exit(NULL);
+}
+
 static bool now_and_then(void *unused)
 {
     (void)unused;
+    leave_now_and_then();
     return below(3) == 0;
 }
 
 static int fails_now_and_then(void *unused)
 {
     (void)unused;
+    leave_now_and_then();
     return below(2) == 0;
 }
 
@@ -265,11 +275,12 @@ static deed *const deeds[] = {
     cancel_all,
 };
 
-/* While something is held: another deed, or a moment in which to be killed. That two hold what the other one wants is
- * for the limits. */
+/* While something is held: another deed, or a moment in which to be killed or to leave. That two hold what the other
+ * one wants is for the limits. */
 static void meanwhile(void)
 {
     static _Thread_local int depth;
+    leave_now_and_then();
     if (depth++ < 3 && below(2))
         deeds[below(TD__COUNT(deeds))]();
     else
@@ -308,23 +319,23 @@ static td_worker *start(const mode *how)
     return w;
 }
 
-static world *new_world(void)
+static world *new_world(bool shared)
 {
-    world *w = td_shared_calloc(1, sizeof *w);
+    world *w = shared ? td_shared_calloc(1, sizeof *w) : calloc(1, sizeof *w);
     REQUIRE(w != NULL);
     for (int i = 0; i < N; i++) {
         REQUIRE_OK(td_semaphore_init(&w->semaphore[i], 1000000));
         REQUIRE_OK(td_owned_semaphore_init(&w->owned[i], UNITS));
         REQUIRE_OK(td_barrier_init(&w->barrier[i], 3));
     }
-    w->queue[0] = QUEUE(.item_size = sizeof(int), .shared = true, .capacity = 40);
-    w->queue[1] = QUEUE(.item_size = sizeof(int), .shared = true, .capacity = 1);
-    w->queue[2] = QUEUE(.item_size = sizeof(int), .shared = true, .capacity = 5, .kind = TD_QUEUE_LIFO);
-    w->queue[3] = QUEUE(.item_size = sizeof(int), .shared = true, .capacity = 40, .kind = TD_QUEUE_PRIORITY,
+    w->queue[0] = QUEUE(.item_size = sizeof(int), .shared = shared, .capacity = 40);
+    w->queue[1] = QUEUE(.item_size = sizeof(int), .shared = shared, .capacity = 1);
+    w->queue[2] = QUEUE(.item_size = sizeof(int), .shared = shared, .capacity = 5, .kind = TD_QUEUE_LIFO);
+    w->queue[3] = QUEUE(.item_size = sizeof(int), .shared = shared, .capacity = 40, .kind = TD_QUEUE_PRIORITY,
                         .priority = TD_PRIORITY_ITEM(int));
-    w->queue[4] = QUEUE(.item_size = sizeof(int), .shared = true, .capacity = 6);
-    w->bytes = QUEUE(.item_size = ITEM_MOST, .shared = true, .capacity = 7, .any_size = true);
-    w->blocks = QUEUE(.shared = true, .capacity = 50);
+    w->queue[4] = QUEUE(.item_size = sizeof(int), .shared = shared, .capacity = 6);
+    w->bytes = QUEUE(.item_size = ITEM_MOST, .shared = shared, .capacity = 7, .any_size = true);
+    w->blocks = QUEUE(.shared = shared, .capacity = 50);
     w->numbers = td_shared_array(int, NUMBERS);
     REQUIRE(w->numbers != NULL);
     return w;
@@ -367,7 +378,7 @@ static void check_queue(td_queue *q)
     td_queue_free(q);
 }
 
-static void check_and_free(void)
+static void check_and_free(bool shared)
 {
     char some[ITEM_MOST];
     size_t size;
@@ -384,7 +395,7 @@ static void check_and_free(void)
     td_queue_free(g->blocks);
     td_shared_free(g->numbers);
     CHECK_OK(td_shared_check());
-    td_shared_free(g);
+    shared ? td_shared_free(g) : free(g);
 }
 
 /* --- the cases --------------------------------------------------------------------------------------------- */
@@ -409,7 +420,7 @@ static long kill_some(const mode *how, double seconds)
 TEST_METHODS_LIMIT(killed_among_all_there_is, 100)
 {
     td_worker *w[WORKERS];
-    g = new_world();
+    g = new_world(true);
     /* ThreadSanitizer takes a thread of a forked child for the one of its parent that had the same place. */
     g->alone = WITH_TSAN && how->method == TD_FORK;
     random_state = (uint32_t)getpid();
@@ -425,5 +436,41 @@ TEST_METHODS_LIMIT(killed_among_all_there_is, 100)
     }
     harness_note("%ld deeds, %ld killed", (long)g->done, killed);
     CHECK(killed > 3);
-    check_and_free();
+    check_and_free(true);
+}
+
+static void *lives_until_it_leaves(void *number)
+{
+    mortal = true;
+    return lives(number);
+}
+
+static long end_some(double seconds)
+{
+    uintptr_t ended = 0;
+    for (double until = now() + seconds; now() < until; ended++) {
+        pthread_t thread;
+        REQUIRE_INT(pthread_create(&thread, NULL, lives_until_it_leaves, (void *)(ended + WORKERS)), 0);
+        REQUIRE_INT(pthread_join(thread, NULL), 0);
+    }
+    return (long)ended;
+}
+
+/* The same with threads that end. */
+TEST_LIMIT(ended_among_all_there_is, 150)
+{
+    for (int shared = 0; shared < 2; shared++) {
+        pthread_t thread[WORKERS];
+        g = new_world(shared);
+        random_state = (uint32_t)getpid();
+        for (uintptr_t i = 0; i < WORKERS; i++)
+            REQUIRE_INT(pthread_create(&thread[i], NULL, lives, (void *)i), 0);
+        long ended = end_some(budget());
+        g->stop = true;
+        for (int i = 0; i < WORKERS; i++)
+            REQUIRE_INT(pthread_join(thread[i], NULL), 0);
+        harness_note("%ld deeds, %ld ended", (long)g->done, ended);
+        CHECK(ended > 3);
+        check_and_free(shared);
+    }
 }
