@@ -224,12 +224,57 @@ static int64_t wait_send_parts(td_time limit)
     td_value parts[] = { TD_BYTES(large, LARGE), TD_VAL(an_item) };
     return td_send_parts_for(g->writer, parts, 2, limit);
 }
+static int64_t wait_recv_value(td_time limit)
+{
+    int item;
+    int r = td_recv_value_for(g->reader, int, &item, limit);
+    return r == 0 ? item == an_item ? 0 : TD_ETYPE : r;
+}
+static int64_t wait_recv_fd(td_time limit)
+{
+    int fd = td_recv_fd_for(g->reader, limit);
+    if (fd >= 0)
+        close(fd);
+    return fd;
+}
+static int64_t wait_recv_connection(td_time limit)
+{
+    td_connection *c = td_recv_connection_for(g->reader, limit);
+    td_connection_free(c);
+    return c ? 0 : td_last_error();
+}
+ENDS(recv_value, td_send_value_for(g->writer, TD_VAL(an_item), td_s(20)))
+ENDS(recv_fd, td_send_fd_for(g->writer, 2, td_s(20)))
+ENDS(recv_connection, td_send_connection_for(g->writer, g->writer, td_s(20)))
 ENDS(recv, td_send(g->writer, "x", 1))
 ENDS(recv_shared, td_send_value(g->writer, TD_SHARED(g->block)))
 ENDS(send, td_recv_skip(g->reader))
 WAITS(recv_skip, td_recv_skip_for(g->reader, limit))
 WAITS(poll, td_poll(g->reader, limit))
 WAITS(send, td_send_for(g->writer, large, LARGE, limit))
+WAITS(send_value, td_send_value_for(g->writer, TD_BYTES(large, LARGE), limit))
+
+/* The descriptor's place is taken by others, which the other side has not received. */
+static void fill(void)
+{
+    while (td_send_for(g->writer, large, 4096, td_ms(0)) == 0)
+        ;
+}
+static int64_t wait_send_fd(td_time limit)
+{
+    fill();
+    return td_send_fd_for(g->writer, 2, limit);
+}
+static int64_t wait_send_connection(td_time limit)
+{
+    fill();
+    return td_send_connection_for(g->writer, g->writer, limit);
+}
+static void end_full(void)
+{
+    while (td_recv_skip_for(g->reader, td_ms(0)) == 0)
+        ;
+}
 
 ENDS(join, event_set(GO))
 WAITS(join, td_join_for(g->worker, limit))
@@ -275,6 +320,12 @@ static const call calls[] = {
     { "td_recv_into", wait_recv_into, end_recv, 0, NEVER },
     { "td_recv_skip", wait_recv_skip, end_recv, 0, NEVER },
     { "td_recv_shared", wait_recv_shared, end_recv_shared, 0, NEVER },
+    { "td_recv_value", wait_recv_value, end_recv_value, 0, NEVER },
+    { "td_recv_fd", wait_recv_fd, end_recv_fd, 0, NEVER },
+    { "td_recv_connection", wait_recv_connection, end_recv_connection, 0, NEVER },
+    { "td_send_value", wait_send_value, end_send, 0, NEVER },
+    { "td_send_fd", wait_send_fd, end_full, 0, NEVER },
+    { "td_send_connection", wait_send_connection, end_full, 0, NEVER },
     { "td_poll", wait_poll, end_recv, 0, NEVER },
     { "td_send", wait_send, end_send, 0, NEVER },
     { "td_send_parts", wait_send_parts, end_send, 0, NEVER },
