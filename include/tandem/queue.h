@@ -36,8 +36,9 @@
  *   TD_ECORRUPT          something has written over a shared queue. The reader is told so and does not crash, but not
  *                        every lie shows: items may be lost or wrong, and a call without a limit may wait for ever
  *   TD_EINVAL            NULL, or no queue. A queue that could not be created is NULL: its error comes back
- * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time.
- * No call is for signal handlers.
+ * Items are in order; those who wait for them, or for places, are not: a thread that has been woken can lose what it
+ * was woken for to one that comes at this moment, and is then woken for the next. Waits resume after signals. Threads
+ * that wait spin for some 20 us, then sleep; an idle queue uses no processor time. No call is for signal handlers.
  *
  * After fork() a queue that is not shared is the child's own copy, of any kind, and can be used there whatever other
  * threads were doing with it: every item whose put had returned is in it, whole and in its order, unless a get had

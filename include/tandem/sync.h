@@ -52,7 +52,8 @@ typedef struct td_lock {
 /*
  * Acquires it; blocks while another has it. 0 or TD_OWNER_DIED: it is held now. Negative: it is not (see above);
  * TD_EDEADLOCK: the calling thread holds it already; TD_ETOOBIG: the thread holds 200 objects already.
- * A few ns when it is free. Sleeps after a short time of trying; not in order of arrival, but nobody starves.
+ * A few ns when it is free. Sleeps after a short time of trying. Not in order of arrival: who is awake can be quicker
+ * than one who sleeps, or has just been woken; but who has tried for 15 us is let go first by whoever releases it.
  */
 TD_API int td_lock_acquire(td_lock *lock);
 TD_API int td_lock_acquire_with(td_lock *lock, td_time limit, td_cancel *cancel);
@@ -131,7 +132,9 @@ typedef struct td_semaphore {
 /* Gives it its first units; TD_ETOOBIG above TD_SEMAPHORE_MAX. Nobody may be using it. */
 TD_API int td_semaphore_init(td_semaphore *semaphore, uint32_t value);
 /*
- * Takes a unit; blocks while there is none. Not in order of arrival. Spins for a short time before it sleeps.
+ * Takes a unit; blocks while there is none. Spins for a short time before it sleeps. Not in order of arrival: one that
+ * has been woken can lose the unit to somebody quicker, and then sleeps until the next release wakes it. Where that
+ * must not happen again and again, td_owned_semaphore serves those who wait in their order.
  * A unit that a dead process had taken is lost, as nobody knows who would have released it: see td_owned_semaphore. One
  * that a waiter was being woken for is not.
  */
