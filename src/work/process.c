@@ -332,12 +332,6 @@ int td__process_start(td_worker *worker)
                         worker->name);
     if (worker->method == TD_FORK)
         return td__forked_start(worker);
-    if (td__is_secure())
-        return td__fail(
-            TD_EUNSUPPORTED,
-            "cannot start worker '%s': this program runs with rights of its file (set-user-ID or the like), which "
-            "it cannot be started anew with: use the fork method",
-            worker->name);
     start start;
     memset(&start, 0, offsetof(struct start, path)); /* the path is large and mostly unused */
     start.worker = worker;

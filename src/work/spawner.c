@@ -518,8 +518,9 @@ void td__spawner_role(void)
     uint64_t size;
     if (!named || !td__is_memory_file(3, &size) || size < TD__MAPPED_BYTES)
         return;
-    /* Started by one of us, but with rights that its starter has not: neither a spawner nor, again, the program. */
-    if (td__is_secure())
+    /* Started by one of us, but with rights that its starter has not: neither a spawner nor, again, the program. Secure
+     * mode tells of rights that came with this execve; the socket's maker, of those that its starter had taken on. */
+    if (td__is_secure() || !td__is_own_socket(4))
         td__exit_now(1);
     td__segment *segment = td__map_shared(3, 0, TD__MAPPED_BYTES);
     if (!segment)

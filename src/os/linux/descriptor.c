@@ -356,6 +356,14 @@ bool td__is_packet_socket(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX && type == SOCK_SEQPACKET;
 }
 
+bool td__is_own_socket(int fd)
+{
+    struct ucred maker;
+    socklen_t size = sizeof maker;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &maker, &size) == 0 && size == sizeof maker &&
+           maker.uid == geteuid() && maker.gid == getegid();
+}
+
 int td__stream_pair(int fds[2])
 {
     if (td__fault(EMFILE))
