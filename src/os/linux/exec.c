@@ -68,7 +68,7 @@ static void TD__NO_SANITIZE become(void *arg)
     if (null < 0)
         give_up(launch, "open /dev/null", null);
     for (int fd = 0; fd < 3; fd++) {
-        if (fd == 2 && td__raw3(SYS_fcntl, 2, F_GETFD, 0) >= 0)
+        if (fd == 2 && null != 2 && td__raw3(SYS_fcntl, 2, F_GETFD, 0) >= 0)
             continue;
         long r = null == fd ? td__raw3(SYS_fcntl, fd, F_SETFD, 0) : td__raw3(SYS_dup3, null, fd, 0);
         if (r < 0)

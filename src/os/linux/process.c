@@ -87,6 +87,10 @@ int td__reopen(int directory, int fd)
 {
     if (td__fault(EMFILE))
         return -1;
+    if (fd < 0) { /* its digits would be a path as well */
+        errno = EBADF;
+        return -1;
+    }
     /* By hand: the libc's formatting would touch seven more pages of each worker. */
     char path[32] = "/proc/self/fd/", digits[12];
     int at = directory < 0 ? 14 : 0, count = 0;
