@@ -48,19 +48,33 @@ static inline void no_more_descriptors(rlim_t limit)
     REQUIRE(setrlimit(RLIMIT_NOFILE, &now) == 0);
 }
 
-/* --- signals that come again and again, until a call has met one ------------------------------------------------ */
+/* Ends the case: where a leak checker cannot look, as without /proc, or refused what it needs. */
+static inline _Noreturn void end_here(void)
+{
+    fflush(stdout);
+    _exit(harness_failed());
+}
 
-static volatile sig_atomic_t signals_met;
+/* Mappings of this process; ThreadSanitizer makes its own whenever it likes. */
+static inline int mappings_now(void)
+{
+    return WITH_TSAN ? 0 : count_maps("");
+}
+
+/* --- signals that come again and again, until a call has met some ------------------------------------------------ */
+
+static atomic_int signals_met; /* ThreadSanitizer calls handlers later than the kernel does */
 
 static inline void meet_signal(int number)
 {
     (void)number;
-    signals_met++;
+    atomic_fetch_add(&signals_met, 1);
 }
 
 typedef struct pest {
     pthread_t victim, thread;
     atomic_bool stop;
+    atomic_int sent;
 } pest;
 
 static inline void *pester(void *context)
@@ -68,6 +82,7 @@ static inline void *pester(void *context)
     pest *p = context;
     while (!atomic_load(&p->stop)) {
         pthread_kill(p->victim, SIGUSR1);
+        atomic_fetch_add(&p->sent, 1);
         pause_ms(1);
     }
     return NULL;
@@ -78,9 +93,10 @@ static inline void pest_start(pest *p)
 {
     struct sigaction action = { .sa_handler = meet_signal };
     REQUIRE(sigaction(SIGUSR1, &action, NULL) == 0);
-    signals_met = 0;
+    atomic_store(&signals_met, 0);
     p->victim = pthread_self();
     atomic_init(&p->stop, false);
+    atomic_init(&p->sent, 0);
     REQUIRE(pthread_create(&p->thread, NULL, pester, p) == 0);
 }
 
@@ -88,6 +104,27 @@ static inline void pest_stop(pest *p)
 {
     atomic_store(&p->stop, true);
     pthread_join(p->thread, NULL);
+}
+
+/* Runs `function` in another thread, which does not meet the signals, and is to wait for some. */
+static inline pthread_t beside_pest(pest *p, void *(*function)(void *))
+{
+    pthread_t thread;
+    sigset_t mask, before;
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGUSR1);
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &mask, &before) == 0);
+    REQUIRE(pthread_create(&thread, NULL, function, p) == 0);
+    REQUIRE(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+    return thread;
+}
+
+/* Until the victim has been sent so many more. */
+static inline void await_signals(pest *p, int more)
+{
+    int until = atomic_load(&p->sent) + more;
+    for (double end = now() + 10 * SLOW; atomic_load(&p->sent) < until && now() < end;)
+        pause_ms(1);
 }
 
 #endif

@@ -463,12 +463,10 @@ static void fill_pair(void)
     CHECK_INT(errno, EAGAIN);
 }
 
-static void *drain_late(void *unused)
+static void *drain_late(void *context)
 {
-    (void)unused;
     char block[2048];
-    for (double end = now() + 10 * SLOW; signals_met < 3 && now() < end;)
-        pause_ms(1);
+    await_signals(context, 5);
     return (void *)(intptr_t)td__receive(pair[1], block, sizeof block, NULL, NULL, true);
 }
 
@@ -476,20 +474,13 @@ static void *drain_late(void *unused)
 TEST(messages_and_signals)
 {
     pest p;
-    pthread_t thread;
     char block[1024] = { 1 };
     void *got;
     make_pair();
     fill_pair();
-    sigset_t mask, before;
-    sigemptyset(&mask);
-    sigaddset(&mask, SIGUSR1);
-    pthread_sigmask(SIG_BLOCK, &mask, &before);
-    REQUIRE(pthread_create(&thread, NULL, drain_late, NULL) == 0);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pest_start(&p);
+    pthread_t thread = beside_pest(&p, drain_late);
     CHECK_INT(td__send(pair[0], block, sizeof block, NULL, 0), 0);
-    CHECK(signals_met >= 3);
     pthread_join(thread, &got);
     CHECK_INT((intptr_t)got, 1024);
     pest_stop(&p);

@@ -68,6 +68,7 @@ TEST(status_cut_at_any_length)
             return;
         }
     }
+    end_here();
 }
 
 static void check_status(const char *status, int error)
@@ -104,6 +105,7 @@ TEST(status_damaged)
     td__identity identity;
     static const char zero[] = "Umask:\t0022\n\0" CAPS;
     CHECK_FAILS(identify(zero, sizeof zero - 1, &identity), ENODATA);
+    end_here();
 }
 
 /* Everything that decides who we are makes a difference, and nothing else does. */
@@ -152,6 +154,7 @@ TEST(what_makes_an_identity)
     REQUIRE(symlink("net:[1]", "/proc/thread-self/ns/net") == 0); /* not looked at without CAP_SYS_ADMIN */
     REQUIRE(identify(usual, strlen(usual), &first) == 0);
     CHECK(first.hash == second.hash);
+    end_here();
 }
 
 /* Files that are not there. */
@@ -169,6 +172,7 @@ TEST(proc_without_some_files)
     WITH_FAULT(CHECK(td__identity_get(&identity) == -1));
     REQUIRE(mkdir("/proc/thread-self/status", 0777) == 0 && mkdir("/proc/thread-self/ns", 0777) == 0);
     CHECK_FAILS(td__identity_get(&identity), EISDIR);
+    end_here();
 }
 
 static void check_capabilities(void)
@@ -316,6 +320,7 @@ TEST(mappings_described_strangely)
     for (size_t size = 0; size < strlen(maps); size++) /* cut anywhere: that file, or a shorter name, or none */
         if (find(maps, size, 0x2000, path) == 0 && !CHECK(strncmp(path, "/with two words", strlen(path)) == 0))
             break;
+    end_here();
 }
 
 /* A name so long that a part of it comes as a line of its own. Catches: a name that says where others are. */
@@ -335,6 +340,7 @@ TEST(mappings_with_names_that_are_too_long)
             break;
         }
     }
+    end_here();
 }
 
 /* --- what is handed on ------------------------------------------------------------------------------------------ */

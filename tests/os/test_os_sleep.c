@@ -159,7 +159,7 @@ TEST(signals_end_a_sleep)
     int r = td__futex_wait_many(&item, 1, 0);
     CHECK(r == -1 && (errno == EINTR || errno == ENOSYS));
     pest_stop(&p);
-    CHECK(signals_met >= 2);
+    CHECK(atomic_load(&p.sent) >= 2);
 }
 
 /* Catches: a caller in a loop that takes a whole CPU and hangs for ever, or takes an unknown error for a wake-up. */
@@ -170,6 +170,7 @@ TEST(a_kernel_that_refuses_to_sleep)
     CHECK_FAILS(td__futex_wait(&word, 0, 0, false), EAGAIN);
     CHECK_FAILS(td__futex_wait(&word, 0, INT64_MAX, true), EAGAIN);
     CHECK(td__futex_wake(&word, 1, false) <= 0);
+    end_here();
 }
 
 /* --- many words ------------------------------------------------------------------------------------------------- */
@@ -292,14 +293,9 @@ TEST(polls_that_the_kernel_refuses)
 }
 
 static int late_pipe[2];
-static atomic_int signals_before;
-
-static void *write_late(void *unused)
+static void *write_late(void *context)
 {
-    (void)unused;
-    for (double end = now() + 10 * SLOW; signals_met < 5 && now() < end;)
-        pause_ms(1);
-    atomic_store(&signals_before, signals_met);
+    await_signals(context, 5);
     REQUIRE(write(late_pipe[1], "x", 1) == 1);
     return NULL;
 }
@@ -308,23 +304,16 @@ static void *write_late(void *unused)
 TEST(signals_do_not_end_a_poll)
 {
     pest p;
-    pthread_t thread;
     bool ready;
     char byte;
     REQUIRE(td__pipe(late_pipe) == 0);
     for (int way = 0; way < 3; way++) {
-        sigset_t mask, before;
         pest_start(&p);
-        sigemptyset(&mask);
-        sigaddset(&mask, SIGUSR1);
-        REQUIRE(pthread_sigmask(SIG_BLOCK, &mask, &before) == 0);
-        REQUIRE(pthread_create(&thread, NULL, write_late, NULL) == 0);
-        REQUIRE(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+        pthread_t thread = beside_pest(&p, write_late);
         if (way == 0)
             CHECK_INT(td__poll(late_pipe, &ready, 1, 0), 1);
         else
             CHECK_INT(td__wait_ready(late_pipe[0], false, way == 1 ? 0 : INT64_MAX), 1);
-        CHECK(atomic_load(&signals_before) >= 5);
         int64_t deadline = td__now() + 20 * MS;
         REQUIRE(read(late_pipe[0], &byte, 1) == 1);
         CHECK_INT(way == 0 ? td__poll(late_pipe, &ready, 1, deadline) : td__wait_ready(late_pipe[0], false, deadline),
