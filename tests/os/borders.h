@@ -48,6 +48,22 @@ static inline void no_more_descriptors(rlim_t limit)
     REQUIRE(setrlimit(RLIMIT_NOFILE, &now) == 0);
 }
 
+/* Under another root, harness_dir, whose /proc is ours to write; and back, for what looks at the process afterwards. */
+static int former_root = -1;
+
+static inline void enter_root(void)
+{
+    lonely_uid();
+    former_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    REQUIRE(former_root >= 0 && chroot(harness_dir) == 0 && chdir("/") == 0);
+    harness_dir = "";
+}
+
+static inline void leave_root(void)
+{
+    REQUIRE(fchdir(former_root) == 0 && chroot(".") == 0);
+}
+
 /* Ends the case: where a leak checker cannot look, as without /proc, or refused what it needs. */
 static inline _Noreturn void end_here(void)
 {

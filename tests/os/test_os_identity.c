@@ -7,7 +7,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-/* Under another root, whose /proc is ours to write. */
 static void put(const char *name, const char *text, size_t size)
 {
     char path[PATH_MAX];
@@ -26,9 +25,8 @@ static void make_folder(const char *name)
 static char genuine[65536];
 static size_t genuine_size;
 
-static void enter_root(void)
+static void enter_proc(void)
 {
-    lonely_uid();
     ssize_t n = td__read_file("/proc/thread-self/status", genuine, sizeof genuine - 1);
     REQUIRE(n > 0);
     genuine_size = (size_t)n;
@@ -38,8 +36,7 @@ static void enter_root(void)
     make_folder("proc/thread-self/ns");
     put("proc/thread-self/cgroup", "0::/\n", 5);
     td__identity_forget(); /* what td_init has opened */
-    REQUIRE(chroot(harness_dir) == 0 && chdir("/") == 0);
-    harness_dir = "";
+    enter_root();
 }
 
 /* The main thread keeps its files open: here each time is the first one. */
@@ -56,19 +53,19 @@ static int identify(const char *status, size_t size, td__identity *identity)
 TEST(status_cut_at_any_length)
 {
     td__identity whole, identity;
-    enter_root();
+    enter_proc();
     REQUIRE(identify(genuine, genuine_size, &whole) == 0);
     for (size_t size = 0; size < genuine_size; size++) {
         if (identify(genuine, size, &identity) < 0) {
             if (!CHECK_INT(errno, ENODATA))
-                return;
+                break;
         } else if (!CHECK_INT(identity.umask, whole.umask) ||
                    !CHECK(memcmp(&identity.capabilities, &whole.capabilities, sizeof whole.capabilities) == 0)) {
             harness_note("    cut to %zu of %zu bytes", size, genuine_size);
-            return;
+            break;
         }
     }
-    end_here();
+    leave_root();
 }
 
 static void check_status(const char *status, int error)
@@ -86,7 +83,7 @@ static void check_status(const char *status, int error)
 
 TEST(status_damaged)
 {
-    enter_root();
+    enter_proc();
     check_status("Umask:\t0022\n" CAPS, 0);
     check_status("\n\n\nUmask:\t0022\n\n" CAPS "\n", 0);
     check_status("", ENODATA);
@@ -105,7 +102,7 @@ TEST(status_damaged)
     td__identity identity;
     static const char zero[] = "Umask:\t0022\n\0" CAPS;
     CHECK_FAILS(identify(zero, sizeof zero - 1, &identity), ENODATA);
-    end_here();
+    leave_root();
 }
 
 /* Everything that decides who we are makes a difference, and nothing else does. */
@@ -133,7 +130,7 @@ TEST(what_makes_an_identity)
         { "Seccomp_filters:\t0", "Seccomp_filters:\t1", true },
     };
     td__identity first, second;
-    enter_root();
+    enter_proc();
     REQUIRE(identify(usual, strlen(usual), &first) == 0);
     for (size_t i = 0; i < TD__COUNT(rows); i++) {
         char text[1024];
@@ -154,14 +151,14 @@ TEST(what_makes_an_identity)
     REQUIRE(symlink("net:[1]", "/proc/thread-self/ns/net") == 0); /* not looked at without CAP_SYS_ADMIN */
     REQUIRE(identify(usual, strlen(usual), &first) == 0);
     CHECK(first.hash == second.hash);
-    end_here();
+    leave_root();
 }
 
 /* Files that are not there. */
 TEST(proc_without_some_files)
 {
     td__identity identity;
-    enter_root();
+    enter_proc();
     CHECK_INT(identify(genuine, genuine_size, &identity), 0);
     REQUIRE(unlink("/proc/thread-self/cgroup") == 0); /* no control groups: fine */
     CHECK_INT(identify(genuine, genuine_size, &identity), 0);
@@ -172,7 +169,7 @@ TEST(proc_without_some_files)
     WITH_FAULT(CHECK(td__identity_get(&identity) == -1));
     REQUIRE(mkdir("/proc/thread-self/status", 0777) == 0 && mkdir("/proc/thread-self/ns", 0777) == 0);
     CHECK_FAILS(td__identity_get(&identity), EISDIR);
-    end_here();
+    leave_root();
 }
 
 static void check_capabilities(void)
@@ -310,7 +307,7 @@ TEST(mappings_described_strangely)
         { 0xffffffffff600000, NULL },
     };
     char path[PATH_MAX];
-    enter_root();
+    enter_proc();
     CHECK_FAILS(td__file_at(maps, path, sizeof path), ENOENT);
     for (size_t i = 0; i < TD__COUNT(rows); i++) {
         int r = find(maps, strlen(maps), rows[i].at, path);
@@ -320,7 +317,7 @@ TEST(mappings_described_strangely)
     for (size_t size = 0; size < strlen(maps); size++) /* cut anywhere: that file, or a shorter name, or none */
         if (find(maps, size, 0x2000, path) == 0 && !CHECK(strncmp(path, "/with two words", strlen(path)) == 0))
             break;
-    end_here();
+    leave_root();
 }
 
 /* A name so long that a part of it comes as a line of its own. Catches: a name that says where others are. */
@@ -329,7 +326,7 @@ TEST(mappings_with_names_that_are_too_long)
     static const char line[] = "1000-9000 r-xp 00000000 fd:00 1 /evil\n";
     static char maps[4 * PATH_MAX];
     char path[PATH_MAX];
-    enter_root();
+    enter_proc();
     for (size_t length = PATH_MAX - 200; length < PATH_MAX + 300; length++) {
         size_t size = (size_t)snprintf(maps, sizeof maps, "100-200 r-xp 00000000 fd:00 1 /");
         memset(maps + size, 'x', length);
@@ -340,7 +337,7 @@ TEST(mappings_with_names_that_are_too_long)
             break;
         }
     }
-    end_here();
+    leave_root();
 }
 
 /* --- what is handed on ------------------------------------------------------------------------------------------ */
@@ -363,18 +360,18 @@ TEST(limits)
     CHECK_STR(td__limit_name(TD__LIMITS), "a limit");
     CHECK_FAILS(td__limit_set(RLIMIT_STACK, (td__limit){ 2, 1 }), EINVAL);
     CHECK_FAILS(td__limit_set(999, (td__limit){ 1, 1 }), EINVAL);
-    CHECK_INT(td__limit_set(TD__LIMIT_FSIZE, (td__limit){ 5, 9 }), 0);
-    td__limit_raise(TD__LIMIT_FSIZE);
+    CHECK_INT(td__limit_set(RLIMIT_MSGQUEUE, (td__limit){ 5, 9 }), 0);
+    td__limit_raise(RLIMIT_MSGQUEUE);
     td__limit_raise(999);
     td__limits_get(all);
-    CHECK(all[TD__LIMIT_FSIZE].soft == 9 && all[TD__LIMIT_FSIZE].hard == 9);
+    CHECK(all[RLIMIT_MSGQUEUE].soft == 9 && all[RLIMIT_MSGQUEUE].hard == 9);
 #if defined(SYS_getrlimit)
     refuse(SYS_getrlimit, EPERM); /* the older call: the newer one will do */
     td__limits_get(all);
-    CHECK(all[TD__LIMIT_FSIZE].soft == 9 && all[TD__LIMIT_FSIZE].hard == 9);
+    CHECK(all[RLIMIT_MSGQUEUE].soft == 9 && all[RLIMIT_MSGQUEUE].hard == 9);
     refuse(SYS_prlimit64, EPERM); /* then none that is known */
     td__limits_get(all);
-    CHECK(all[TD__LIMIT_FSIZE].soft == UINT64_MAX && all[TD__LIMIT_FSIZE].hard == UINT64_MAX);
+    CHECK(all[RLIMIT_MSGQUEUE].soft == UINT64_MAX && all[RLIMIT_MSGQUEUE].hard == UINT64_MAX);
 #endif
 }
 

@@ -395,16 +395,6 @@ TEST(groups_with_strange_numbers)
     }
 }
 
-/* Under another root, whose /proc is ours to write. */
-static void enter_root(void)
-{
-    lonely_uid();
-    make_folder("proc");
-    make_folder("proc/self");
-    REQUIRE(chroot(harness_dir) == 0 && chdir("/") == 0);
-    harness_dir = "";
-}
-
 TEST(memory_of_the_system)
 {
     static const struct {
@@ -424,6 +414,8 @@ TEST(memory_of_the_system)
         { "MemAvailable: 18014398509481983 kB\n", UINT64_MAX - 1023 },
     };
     CHECK(td__memory_available() > 0);
+    make_folder("proc");
+    make_folder("proc/self");
     enter_root();
     CHECK(td__memory_available() == UINT64_MAX); /* no files at all */
     for (size_t i = 0; i < TD__COUNT(rows); i++) {
@@ -444,5 +436,5 @@ TEST(memory_of_the_system)
     put("proc/self/cgroup", "");
     put("proc/meminfo", "");
     CHECK(td__memory_available() == UINT64_MAX);
-    end_here();
+    leave_root();
 }

@@ -67,6 +67,7 @@ pid_t td__fork(void)
 
 void td__exit_now(int code)
 {
+    td__coverage_save();
     for (;;)
         td__raw1(SYS_exit_group, code);
 }
