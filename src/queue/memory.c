@@ -58,9 +58,14 @@ uint64_t td__wheel_bytes(uint64_t capacity, uint32_t stride)
     return capacity * stride;
 }
 
-uint32_t td__wheel_stride(uint32_t item)
+uint32_t td__wheel_stride(uint32_t item, bool limited)
 {
-    return ((uint32_t)sizeof(td__cell) + item + 7) & ~7u;
+    uint32_t size = (uint32_t)sizeof(td__cell) + item, stride = sizeof(td__cell);
+    if (!limited || size > TD__QUEUE_LINE)
+        return (size + 7) & ~7u;
+    while (stride < size)
+        stride *= 2;
+    return stride;
 }
 
 void td__wheel_init(td__wheel *ring, uint64_t capacity, uint32_t stride, char *cells)

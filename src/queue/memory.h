@@ -12,8 +12,12 @@ void *td__queue_take(td__party *me, bool shared, size_t size, uintptr_t *name);
 /* Gives back what *name names, and clears it. false: `wait` is false, and it would have to. */
 bool td__queue_give(td__party *me, bool shared, uintptr_t *name, bool wait);
 
-/* The distance of two cells with items of this size. */
-uint32_t td__wheel_stride(uint32_t item);
+/*
+ * From cell to cell, for an item of so many bytes. In a queue with a limit, small cells are in as few lines of the
+ * cache as can be, and share none with a neighbour that goes on in the next: a round trip takes a fifth less. A queue
+ * without a limit may become large: there memory counts more.
+ */
+uint32_t td__wheel_stride(uint32_t item, bool limited);
 uint64_t td__wheel_bytes(uint64_t capacity, uint32_t stride);
 void td__wheel_init(td__wheel *ring, uint64_t capacity, uint32_t stride, char *cells); /* of zeros */
 

@@ -68,7 +68,7 @@ static void shape(td_queue *q, const td_queue_options *o)
     if (o->kind != TD_QUEUE_FIFO)
         q->stride = td__sorted_stride(q);
     else
-        q->stride = td__wheel_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0));
+        q->stride = td__wheel_stride(q->room + (o->any_size ? (uint32_t)sizeof(td__sized) : 0), o->capacity > 0);
 }
 
 static uint64_t first_places(const td_queue *q)
