@@ -441,13 +441,19 @@ static void take_death(td_worker *worker)
         death = *td__forked_death(worker->fork_record);
     int number = death.number;
     char message[TD_MESSAGE_MAX];
-    bool asked_for = death.signaled && td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number);
     worker->code = TD_NO_CODE;
-    if (death.signaled) {
+    if (death.signaled && (number < 1 || number > 64)) {
+        /* The spawner wrote it, but in memory that the worker can write. */
+        worker->outcome = TD_FAILED;
+        worker->code = TD_EINVAL;
+        worker->exitcode = td__exitcode_of(worker->code);
+        td__format(message, sizeof message, "its outcome is damaged");
+    } else if (death.signaled) {
         worker->signal = (uint8_t)number;
         worker->exitcode = -number;
-        worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
         char name[24];
+        bool asked_for = (td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number)) != 0;
+        worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
         td__format(message, sizeof message, "%s by %s", asked_for ? "cancelled" : "killed",
                    td__signal_name(number, name));
     } else {

@@ -11,6 +11,7 @@
 #include "work/worker.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -93,6 +94,116 @@ TEST_METHODS(outcomes_that_are_damaged)
         td_free(w);
     }
     check_works();
+}
+
+/* Tells a death that cannot be, as the spawner would. */
+static int damages_its_death(td_call *call)
+{
+    td__slot *slot = (td__slot *)((uintptr_t)call->cancel - offsetof(td__slot, cancel));
+    page->number[0] = getpid();
+    slot->signaled = 1;
+    slot->number = td_arg(call, int);
+    td__fetch_or_acq_rel(&slot->done, TD__ENDED);
+    td__futex_wake(&slot->done, 100, true);
+    event_wait(GO); /* else the spawner would tell the real one */
+    td__exit_now(0);
+}
+
+/* Catches: a shift by a number that is no signal. */
+TEST(deaths_that_are_damaged)
+{
+    static const int numbers[] = { 0, -1, 65, INT_MIN, INT_MAX };
+    for (size_t i = 0; i < TD__COUNT(numbers); i++) {
+        td_worker *w = JOINED(td_process(.target = damages_its_death, .args = TD_ARG(int, numbers[i])));
+        CHECK_INT(td_outcome(w), TD_FAILED);
+        CHECK_INT(td_result_code(w), TD_EINVAL);
+        CHECK_HAS(td_message(w), "damaged");
+        td_free(w);
+        event_set(GO);
+        WAIT_UNTIL(!process_alive((pid_t)page->number[0]), 5);
+        page->event[GO] = 0;
+    }
+    check_works();
+}
+
+/* --- garbage ---------------------------------------------------------------------------------------------------- */
+
+static uint32_t next_random(uint32_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    return *state;
+}
+
+/* Writes over what workers share with the program: all that is written at any time in the header, and slots, its own
+ * among them. */
+static int runs_wild(td_call *call)
+{
+    uint32_t random = (uint32_t)td_arg(call, int) * 2654435761u | 1;
+    td__segment *segment = td__the.segment;
+    unsigned char *header = (unsigned char *)segment;
+    for (int i = 0; i < 3000; i++) {
+        uint32_t where = next_random(&random);
+        unsigned char what = (unsigned char)next_random(&random);
+        if (where % 3 == 0)
+            header[offsetof(td__segment, spare_slots) + where / 3 % sizeof segment->spare_slots] = what;
+        else if (where % 3 == 1)
+            header[offsetof(td__segment, in_use) + where / 3 % 64] = what;
+        else
+            ((unsigned char *)td__slot_at(segment, where / 3 % 12))[next_random(&random) % sizeof(td__slot)] = what;
+    }
+    return 0;
+}
+
+HELPER(has_a_wild_worker)
+{
+    int seed = atoi(argv[1]);
+    for (int i = 0; i < 4; i++) {
+        td_worker *wild = td_process(.target = runs_wild, .args = TD_ARG(int, seed + i));
+        td_worker *w = td_process(.target = answer_42);
+        int started = td_start(w);
+        if (td_start(wild) == 0) {
+            td_join_for(wild, td_ms(200));
+            td_describe(wild);
+            td_result_bytes(wild, NULL);
+        }
+        if (started == 0) {
+            td_join_for(w, td_ms(200));
+            td_describe(w);
+            td_result_bytes(w, NULL);
+        }
+        td_is_alive(w);
+        td_kill(w);
+        td_kill(wild);
+    }
+    event_set(FINISHED);
+    _exit(0);
+}
+
+static void end_in_time(void *unused)
+{
+    (void)unused;
+    alarm(10);
+}
+
+/* A worker may keep its program from starting others; it must not crash it. Catches: a number out of the segment that
+ * is used unchecked. */
+TEST_LIMIT(garbage_in_the_segment, 400)
+{
+    int finished = 0, rounds = 40 / thrift();
+    for (int seed = 1; seed <= rounds; seed++) {
+        char text[16];
+        snprintf(text, sizeof text, "%d", seed * 100);
+        page->event[FINISHED] = 0;
+        helper_options o = { .before = end_in_time };
+        int status = helper_run(&o, "has_a_wild_worker", text, NULL);
+        if (!CHECK(status == 0 || status == -SIGALRM))
+            harness_note("    seed %d: status %d", seed * 100, status);
+        finished += status == 0;
+        WAIT_UNTIL(others() == 0, 5);
+    }
+    harness_note("%d of %d came to their end", finished, rounds);
 }
 
 /* --- messages that nobody of ours sends --------------------------------------------------------------------------- */
