@@ -274,6 +274,24 @@ TEST(program_anew_without_numbers)
         CHECK_INT(request.pid_fd, -1);
         check_childless();
     }
+    /* One that is left for the descriptor of the new process, but not where it may be: that one must not run on. */
+    td__reaper_above = false;
+    int saved = fcntl(0, F_DUPFD_CLOEXEC, 10);
+    for (int i = 0; i < 5; i++) {
+        atomic_fetch_add(&page->helpers_started, 1);
+        no_more_descriptors((rlim_t)top);
+        close(0);
+        int r = td__exec_self(&request), error = errno;
+        CHECK(!td__is_open(0));
+        no_more_descriptors(limit.rlim_cur);
+        dup2(saved, 0);
+        CHECK_INT(r, -1);
+        CHECK(error == EMFILE || error == EINVAL);
+        CHECK_STR(request.stage, "fcntl");
+        CHECK_INT(request.pid_fd, -1);
+        check_childless();
+    }
+    WAIT_UNTIL(others() == 0, 5);
 }
 
 TEST(program_anew_refused)
@@ -281,6 +299,15 @@ TEST(program_anew_refused)
     td__exec request = request_for(0);
     refuse(SYS_execve, EACCES);
     check_no_program(&request, "execve /proc/self/exe", EACCES);
+    refuse(SYS_dup3, EIO);
+    check_no_program(&request, "dup3", EIO);
+    end_here();
+}
+
+TEST(program_anew_without_a_null_device)
+{
+    td__exec request = request_for(0);
+    refuse(SYS_execve, EACCES);
     refuse(SYS_openat, EACCES); /* no /dev/null either: not needed */
     check_no_program(&request, "execve /proc/self/exe", EACCES);
     refuse(SYS_eventfd2, EMFILE);
@@ -427,6 +454,11 @@ TEST(copies_that_fail)
     REQUIRE(pid > 0);
     td__fork_reap(&forked);
     CHECK_INT(death.number, 5);
+    refuse(SYS_fcntl, EPERM);
+    for (int held = 0; held < 2; held++) {
+        td__reaper_above = held;
+        check_no_copy(life, EINVAL); /* the holder could not follow */
+    }
     refuse(SYS_clone, EPERM);
     check_no_copy(life, EPERM);
     end_here();
@@ -462,6 +494,18 @@ TEST(copies_without_numbers)
         CHECK_INT(count_fds(), fds);
         CHECK_INT(mappings_now(), maps);
     }
+    /* None at all, with a holder that is our child: it cannot open the pipe that it is to follow. */
+    td__reaper_above = true;
+    no_more_descriptors((rlim_t)top);
+    td__forked forked = record();
+    pid_t pid = td__fork_hidden(&forked, life);
+    int error = errno;
+    if (pid == 0)
+        _exit(97);
+    no_more_descriptors(limit.rlim_cur);
+    CHECK_INT(pid, -1);
+    CHECK_INT(error, EMFILE);
+    check_childless();
     WAIT_UNTIL(others() == 0, 5);
 }
 

@@ -18,6 +18,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <tandem/connection.h>
+#include <tandem/sync.h>
+#include <tandem/wait.h>
 
 enum { FIRST_DONE = OWN_EVENTS, CHANGED, FINISHED };
 
@@ -657,4 +660,167 @@ TEST_LIMIT(full_a_spawner_that_never_reaches_td_init, 120)
     helper_options o = { .init = "never_reached_anew" };
     CHECK_INT(helper_run(&o, "waits_for_its_spawner", NULL), 0);
     CHECK_NOTHING_LEFT();
+}
+
+/* --- more of preparing ----------------------------------------------------------------------------------------------
+ */
+
+static int prepare_that_forks(void)
+{
+    for (int i = 0; i < 3; i++)
+        if (fork() == 0)
+            _exit(i);
+    event_add(STARTED);
+    return 0;
+}
+
+INIT(forks_in_prepare)
+{
+    td_init(.prepare = prepare_that_forks);
+}
+
+HELPER(forked_in_prepare)
+{
+    td_worker *w = WORKER(td_process(.target = tells_parent));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    td_free(w);
+    check_works();
+    WAIT_UNTIL(others_zombies() == 0, 5); /* it has reaped them */
+    return 0;
+}
+
+/* Catches: children of the spawner that are no workers, taken for some, or never reaped. */
+TEST(processes_forked_by_prepare)
+{
+    helper_options o = { .init = "forks_in_prepare" };
+    CHECK_INT(helper_run(&o, "forked_in_prepare", NULL), 0);
+    CHECK_INT(event_count(STARTED), 1);
+    CHECK_NOTHING_LEFT();
+}
+
+enum { FIRED, SAID }; /* of the page's numbers */
+
+INIT(starts_at_once_with_a_fault)
+{
+    const char *at = getenv("FAULT_AT");
+    bool anew = getenv(TD__MARKER) != NULL; /* the spawner counts on from the program's number */
+    if (at && !anew)
+        td__fault_arm(atol(at));
+    int code = td_init(.start_now = true);
+    page->number[SAID] = code == 0 || (code < 0 && td_last_error() == code && td_last_message()[0]);
+    page->number[FIRED] = td__fault_fired();
+    td__fault_disarm();
+}
+
+HELPER(has_started_at_once)
+{
+    check_works();
+    return 0;
+}
+
+/* Each call of the system that td_init makes fails once. Catches: an error without a sentence; a program that cannot
+ * start anything afterwards. */
+TEST_LIMIT(each_call_of_td_init_fails_once, 120)
+{
+    helper_options o = { .init = "starts_at_once_with_a_fault" };
+    int fired = 0, quiet = 0;
+    for (long n = 1; quiet < 3 && n < 300; n++) {
+        char text[32];
+        snprintf(text, sizeof text, "%ld", n);
+        setenv("FAULT_AT", text, 1);
+        if (!CHECK_INT(helper_run(&o, "has_started_at_once", NULL), 0) || !CHECK_INT(page->number[SAID], 1))
+            harness_note("    call %ld", n);
+        quiet = page->number[FIRED] ? 0 : quiet + 1;
+        fired += page->number[FIRED] != 0;
+        WAIT_UNTIL(others() == 0, 5);
+    }
+    CHECK(fired > 10 && quiet == 3);
+}
+
+/* --- core dumps
+ * ------------------------------------------------------------------------------------------------------- */
+
+static int tells_core_limit(td_call *call)
+{
+    struct rlimit limit;
+    REQUIRE(getrlimit(RLIMIT_CORE, &limit) == 0);
+    return td_return(call, uint64_t, limit.rlim_cur);
+}
+
+/* Catches: workers that dump core, which takes seconds, where the program may and has not asked for theirs. */
+TEST_METHODS(workers_dump_no_core)
+{
+    struct rlimit limit;
+    REQUIRE(getrlimit(RLIMIT_CORE, &limit) == 0);
+    if (limit.rlim_max < 2)
+        SKIP("core dumps cannot be allowed here");
+    for (int i = 0; i < 2; i++) { /* from the beginning, and raised after the spawner has started */
+        limit.rlim_cur = limit.rlim_max < 100000 ? limit.rlim_max : (rlim_t)100000 + (rlim_t)i;
+        REQUIRE(setrlimit(RLIMIT_CORE, &limit) == 0);
+        uint64_t got = 99;
+        td_worker *w = JOINED(NEW(.target = tells_core_limit));
+        CHECK_OK(td_result(w, uint64_t, &got));
+        CHECK_INT(got, 1);
+        td_free(w);
+    }
+}
+
+/* --- descriptors of things
+ * ----------------------------------------------------------------------------------------------- */
+
+/* Catches: a descriptor that tells nothing, or is not the thing's. */
+TEST(descriptors_of_all_kinds)
+{
+    td_connection *ends[2];
+    bool ready;
+    REQUIRE_OK(td_pipe_duplex(&ends[0], &ends[1]));
+    td_worker *w = WORKER(td_process(.target = until_go));
+    REQUIRE_OK(td_start(w));
+    int of_worker = td_descriptor(TD_WAIT_WORKER(w)), of_connection = td_descriptor(TD_WAIT_CONNECTION(ends[0]));
+    REQUIRE(of_worker >= 0 && of_connection >= 0);
+    CHECK_INT(of_worker, td_sentinel(w));
+    CHECK_INT(of_connection, td_connection_fileno(ends[0]));
+    CHECK_INT(td_descriptor(TD_WAIT_DESCRIPTOR(0)), 0);
+    CHECK_ERROR(td_descriptor(TD_WAIT_DESCRIPTOR(-1)), TD_EINVAL);
+    CHECK_ERROR(td_descriptor_clear(of_worker), TD_EINVAL);
+    CHECK_ERROR(td_descriptor_close(of_connection), TD_EINVAL);
+    CHECK_INT(td__poll(&of_worker, &ready, 1, 1), 0);
+    CHECK_INT(td__poll(&of_connection, &ready, 1, 1), 0);
+    CHECK_OK(td_send(ends[1], "x", 1));
+    CHECK_INT(td__poll(&of_connection, &ready, 1, td__deadline(td_s(20))), 1);
+    event_set(GO);
+    CHECK_INT(td__poll(&of_worker, &ready, 1, td__deadline(td_s(20))), 1);
+    CHECK_OK(td_join(w));
+    td_free(w);
+    td_connection_close(ends[0]);
+    td_connection_close(ends[1]);
+}
+
+/* Each call of the system that it takes to watch an event by a descriptor fails once. */
+TEST(each_call_of_a_descriptor_fails_once)
+{
+    td_event event = { 0 };
+    bool ready, fired = true;
+    int works = td_descriptor(TD_WAIT_EVENT(&event)); /* so that the thread that watches is there */
+    REQUIRE(works >= 0);
+    CHECK_OK(td_descriptor_close(works));
+    int before = count_fds();
+    for (long n = 1; fired; n++) {
+        REQUIRE(n < 100);
+        td__fault_arm(n);
+        int fd = td_descriptor(TD_WAIT_EVENT(&event));
+        fired = td__fault_fired();
+        td__fault_disarm();
+        if (fd < 0) {
+            CHECK(fired && td_last_error() == fd && td_last_message()[0]);
+            fd = td_descriptor(TD_WAIT_EVENT(&event));
+        }
+        REQUIRE(fd >= 0);
+        td_event_set(&event);
+        CHECK_INT(td__poll(&fd, &ready, 1, td__deadline(td_s(20 * SLOW))), 1);
+        td_event_clear(&event);
+        CHECK_OK(td_descriptor_close(fd));
+    }
+    CHECK_INT(count_fds(), before);
 }
