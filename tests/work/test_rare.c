@@ -372,6 +372,94 @@ TEST(a_foreign_thread_without_memory)
     pthread_join(thread, NULL);
 }
 
+/* --- starters that are killed ----------------------------------------------------------------------------------- */
+
+static int starts_and_dies(td_call *call)
+{
+    td_worker *w = td_process(.target = nothing);
+    td__kill_at_step(td_arg(call, long));
+    int code = td_start(w);
+    if (code == 0)
+        code = td_join(w);
+    td_free(w);
+    td__kill_at_step(0);
+    return code;
+}
+
+/* The places that nobody has. */
+static int free_places(td__spawner *spawner)
+{
+    static uint32_t taken[TD__SLOTS];
+    int count = 0;
+    for (int slot; (slot = td__slot_take(spawner->segment, TD__OWNER_MAIN, TD__TAKEN)) >= 0;)
+        taken[count++] = (uint32_t)slot;
+    for (int i = 0; i < count; i++) {
+        td__slot_end(spawner->segment, spawner->file, taken[i], TD__GONE);
+        td__slot_end(spawner->segment, spawner->file, taken[i], TD__RELEASED);
+    }
+    return count;
+}
+
+/* A worker that starts another one is killed at each step of that. Catches: a process that nobody ends, and a place
+ * that nobody gives back. */
+TEST_LIMIT(worker_killed_at_each_step_of_a_start, 200)
+{
+    td__spawner *spawner = spawner_now();
+    pid_t pid = spawner->pid;
+    int before = 0, places = 0;
+    td_state state = TD_CRASHED;
+    WAIT_UNTIL(others() == 3, 10); /* the spawner, and its spares */
+    WAIT_UNTIL((before = free_places(spawner)) == TD__SLOTS - 2, 10);
+    for (long n = 1; state == TD_CRASHED && n < 1000; n++) {
+        td_worker *w = JOINED(td_process(.target = starts_and_dies, .args = TD_ARG(long, n)));
+        state = td_outcome(w);
+        if (!CHECK(state == TD_CRASHED || state == TD_RETURNED))
+            harness_note("    step %ld: %s", n, td_describe(w));
+        td_free(w);
+        WAIT_UNTIL(others() == 3, 10);
+        WAIT_UNTIL((places = free_places(spawner)) == before, 10);
+        if (places != before)
+            harness_note("    after step %ld: %d places of %d", n, places, before);
+        before = places;
+    }
+    CHECK(process_alive(pid));
+    td__spawner_unref(spawner);
+    check_works();
+}
+
+/* Arguments: mode; step. */
+HELPER(starts_and_is_killed)
+{
+    const mode *how = mode_named(argv[1]);
+    td_free(JOINED(NEW(.target = nothing)));
+    td_worker *w = WORKER(NEW(.target = until_go));
+    td__kill_at_step(atol(argv[2]));
+    int code = td_start(w);
+    td__kill_at_step(0);
+    REQUIRE_OK(code);
+    event_add(CHANGED);
+    event_set(GO);
+    CHECK_OK(td_join(w));
+    td_free(w);
+    return 0;
+}
+
+/* The same of the program itself. Catches: a spare that is told too late that nobody wants it any more, or a worker
+ * that nobody has told, and that stays. */
+TEST_METHODS(program_killed_at_each_step_of_a_start)
+{
+    for (long n = 1; n < 1000 && event_count(CHANGED) == 0; n++) {
+        char step[32];
+        snprintf(step, sizeof step, "%ld", n);
+        page->event[STARTED] = page->event[GO] = 0;
+        int status = helper_run(0, "starts_and_is_killed", how->name, step, NULL);
+        if (!CHECK(status == (event_count(CHANGED) ? 0 : -SIGKILL)))
+            harness_note("    step %ld: %d", n, status);
+        WAIT_UNTIL(others() == 0, 5);
+    }
+    CHECK_INT(event_count(CHANGED), 1);
+}
+
 /* --- what a worker cannot take over ------------------------------------------------------------------------------- */
 
 /* An unprivileged program, whose circumstances somebody with more rights changes after its spawner has started. */
