@@ -346,16 +346,16 @@ TD_API bool td_once_done(const td_once *once); /* has it been run, with success?
  * own.
  */
 typedef struct td_local {
-    size_t size;                                 /* of a value, in bytes; 0: that of a pointer */
-    int (*init)(void *value, void *context);     /* of zeroed bytes, at a thread's first td_local_get; 0 or a failure */
-    void (*destroy)(void *value, void *context); /* at the thread's end, and by td_local_delete */
-    void *context;
+    size_t size TD_ZERO;                                 /* of a value, in bytes; 0: that of a pointer */
+    int (*init)(void *value, void *context) TD_ZERO;     /* of zeroed bytes, at a thread's first get; 0 or a failure */
+    void (*destroy)(void *value, void *context) TD_ZERO; /* at the thread's end, and by td_local_delete */
+    void *context TD_ZERO;
 #ifdef __cplusplus
     alignas(8)
 #else
     _Alignas(8)
 #endif
-        uint64_t td_id;
+        uint64_t td_id TD_ZERO;
 } td_local;
 
 /*

@@ -59,19 +59,20 @@ typedef struct td_waitable {
 
 /*
  * Waits until at least one of `count` things is ready, and sets `ready` of all. Returns how many are ready; 0 when the
- * limit has passed (td_ms(0): looks only). Negative: TD_EINVAL (no things, a kind unknown, a NULL object), TD_ESTATE (a
- * worker that was never started; a connection that is closed, or can only send), TD_EUNSUPPORTED (a worker that this
- * process has not started), TD_EFORKED, TD_ETOOBIG (more than 1000 things; or see below), TD_ECANCELLED, TD_ENOMEM,
- * TD_EDESCRIPTOR, TD_EPROCESS (no thread). Blocks; resumes after signals. From any thread. Takes nothing and changes
- * nothing. None of the things may be freed, and no connection closed, before it has returned: debug builds (TD_DEBUG)
- * abort if an event or a queue is, or if it still has a descriptor, as far as they see it in their own process.
+ * limit has passed (td_ms(0): looks only). Negative: TD_EINVAL (no things, a kind unknown, a NULL event, a descriptor
+ * that is not open; of another NULL the pending error), TD_ESTATE (a worker that was never started; a connection that
+ * is closed, or can only send), TD_EUNSUPPORTED (a worker that this process has not started), TD_EFORKED, TD_ETOOBIG
+ * (more than 1000 things; or see below), TD_ECANCELLED, TD_ENOMEM, TD_EDESCRIPTOR, TD_EPROCESS (no thread). Blocks;
+ * resumes after signals. From any thread. Takes nothing and changes nothing. None of the things may be freed, and no
+ * connection closed, before it has returned: debug builds (TD_DEBUG) abort if an event or a queue is, or if it still
+ * has a descriptor, as far as they see it in their own process.
  *
  * If all are workers, queues and events, and at most 127, it sleeps on these themselves. With connections or
  * descriptors among them, or with more, it is poll: workers have a descriptor each, and queues and events are watched
- * by threads of the library, one for 127 of them, which stay until td_finish; at most 4064 of them in a process at a
- * time, those of td_descriptor included (TD_ETOOBIG). A cancellation is then seen within 10 ms. A frame that another
- * thread takes off a connection during the wait and, having failed (TD_ETOOBIG, say), leaves to be received again may
- * not end the wait.
+ * by threads of the library, one for 127 of them, which stay until td_finish, or longer if waits do; at most 4064 of
+ * them in a process at a time, those of td_descriptor included (TD_ETOOBIG). A cancellation is then seen within 10 ms.
+ * A frame that another thread takes off a connection during the wait and, having failed (TD_ETOOBIG, say), leaves to be
+ * received again may not end the wait.
  */
 TD_API int td_wait_any(td_waitable *things, size_t count, td_time limit, td_cancel *cancel);
 
@@ -79,14 +80,16 @@ TD_API int td_wait_any(td_waitable *things, size_t count, td_time limit, td_canc
  * A descriptor for poll, epoll and the like, which is readable when the thing is ready: of a worker its sentinel, of a
  * connection its own (td_connection_fileno says what that does not show); of a queue or an event a new one of this
  * process, served by a thread of the library, which td_descriptor_close gives back (do so before the thing is freed).
- * That of a queue or an event says "look": it becomes readable when the thing is ready, and stays so until
- * td_descriptor_clear. So: clear it, then take all that is there; it becomes readable again if more is there or comes.
- * Negative: TD_EINVAL, TD_ESTATE, TD_EDESCRIPTOR, TD_ENOMEM, TD_EPROCESS (no thread), TD_ETOOBIG (more than 4064 of
- * queues and events, see td_wait_any). Do not block. From any thread. A forked child has none of its parent's.
+ * That of a queue or an event says "look": it becomes readable when the thing is ready, or at td_finish, and
+ * stays so until td_descriptor_clear. So: clear it, then take all that is there; it becomes readable again if more
+ * is there or comes. Negative: TD_EINVAL, TD_ESTATE, TD_EDESCRIPTOR, TD_ENOMEM, TD_EPROCESS (no thread), TD_ETOOBIG
+ * (more than 4064 of queues and events, see td_wait_any). Do not block. From any thread. A forked child has none of its
+ * parent's.
  */
 TD_API int td_descriptor(td_waitable thing);
-TD_API int td_descriptor_clear(int descriptor); /* TD_EINVAL: not made by td_descriptor for a queue or an event */
-TD_API int td_descriptor_close(int descriptor); /* the same */
+/* TD_EINVAL: not made by td_descriptor for a queue or an event. Clearing it also: TD_EPROCESS (no thread). */
+TD_API int td_descriptor_clear(int descriptor);
+TD_API int td_descriptor_close(int descriptor);
 
 #ifdef __cplusplus
 }

@@ -77,7 +77,7 @@ static inline __attribute__((always_inline)) place locate(const void *at)
         found.index = td__slab_index(slab, at);
         found.size = td__classes[td__slab_class(slab)].size;
         found.kind = found.index >= 0 ? SMALL : NOWHERE;
-    } else if (meaning.kind == TD__USED && td__page_address(page) == at) {
+    } else if ((meaning.kind == TD__USED || meaning.kind == TD__COMING) && td__page_address(page) == at) {
         found = (place){ .kind = LARGE, .page = page, .count = meaning.value, .size = meaning.value * TD__PAGE };
     }
     return found;
@@ -144,21 +144,36 @@ static inline void end_freeing(td__party *me)
     me->step[TD__STEP_MEMORY].argument = 0;
 }
 
+static inline bool there_is_a_heap(const char *call)
+{
+    if (td__likely(td__shared_size != 0))
+        return true;
+    td__fail(TD_EINIT, "%s: there is no shared memory: td_init() was not called, or found no room for it", call);
+    return false;
+}
+
 void *td__heap_take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
 {
+    if (!there_is_a_heap(call))
+        return NULL;
     begin(me);
     void *block = take(me, alignment, size, name, call);
     end_freeing(me);
     return block;
 }
 
+int td__heap_complete(const void *block, const char *call)
+{
+    place where = locate(block);
+    if (where.kind != LARGE || td__pages_complete(where.page) == 0)
+        return 0;
+    return td__fail(TD_ENOMEM, "%s: out of memory for %zu bytes in the shared heap", call, where.size);
+}
+
 /* The calling thread's party, if there is a heap. */
 static td__party *enter(const char *call)
 {
-    if (td__likely(td__shared_size != 0))
-        return td__party_self();
-    td__fail(TD_EINIT, "%s: there is no shared memory: td_init() was not called, or found no room for it", call);
-    return NULL;
+    return there_is_a_heap(call) ? td__party_self() : NULL;
 }
 
 static inline __attribute__((always_inline)) void *allocate(size_t alignment, size_t size, bool zero, const char *call)

@@ -42,12 +42,13 @@
  */
 typedef enum td__page_kind {
     TD__NONE = 0,
-    TD__FREE = 1,  /* value: the run's length */
-    TD__BARE = 2,  /* the same, and some of its pages may have no memory yet */
-    TD__END = 3,   /* the last page of a free run of more than one; value: its length */
-    TD__USED = 4,  /* a block, or in somebody's hands; value: the length */
-    TD__GOING = 5, /* the same, being freed */
-    TD__SLAB = 6   /* value: the slab's first page */
+    TD__FREE = 1,   /* value: the run's length */
+    TD__BARE = 2,   /* the same, and some of its pages may have no memory yet */
+    TD__END = 3,    /* the last page of a free run of more than one; value: its length */
+    TD__USED = 4,   /* a block, or in somebody's hands; value: the length */
+    TD__GOING = 5,  /* the same, being freed */
+    TD__COMING = 6, /* the same, in the hands of who takes it, and some of its pages may have no memory yet */
+    TD__SLAB = 7    /* value: the slab's first page */
 } td__page_kind;
 
 typedef struct td__page {
@@ -158,6 +159,9 @@ int td__pages_take(td__party *me, uint32_t count, uintptr_t *name, unsigned tag,
  * memory goes back to the system if it is long. */
 int td__pages_give(td__party *me, uint32_t page, uintptr_t *name, bool wait);
 
+/* Of a run that somebody was taking who has died, and that is the caller's now: memory. 0, TD_ENOMEM. */
+int td__pages_complete(uint32_t page);
+
 /*
  * Frees the block that begins with this page, but for its first `keep` pages: TD_EINVAL, without a sentence, if there
  * is no block that is longer. *going is used as a name.
@@ -239,6 +243,9 @@ void td__heap_check_unused(const void *block, size_t size);
  * TD_ECORRUPT with sentences. The caller clears the name when the block has found its place.
  */
 void *td__heap_take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call);
+
+/* Of a block that *name has named since somebody took it who has died: that it has memory. 0, TD_ENOMEM. */
+int td__heap_complete(const void *block, const char *call);
 
 /*
  * Frees what *name names (a block of td__heap_take) and clears it, for good if it happens at all. Anything else there

@@ -243,7 +243,7 @@ static int join_all(td__party *me)
     return 0;
 }
 
-/* Makes the first pages of a free run USED. */
+/* Takes the first pages of a free run: they are USED; or COMING, if they may have no memory. */
 static int use(td__party *me, uint32_t page, uint32_t count, td__page_kind *kind)
 {
     td__page_meaning run = run_at(page);
@@ -253,7 +253,7 @@ static int use(td__party *me, uint32_t page, uint32_t count, td__page_kind *kind
         insert(me, page + count, run.value - count, run.kind);
     else if (count > 1)
         set_no_tag(me, page + count - 1);
-    set_tag(me, page, TD__USED, count);
+    set_tag(me, page, run.kind == TD__BARE ? TD__COMING : TD__USED, count);
     *kind = run.kind;
     return 0;
 }
@@ -267,7 +267,18 @@ static int find_memory(uint32_t page, uint32_t count)
     size_t size = count * TD__PAGE;
     if (size >= LARGE && td__memory_available() < size)
         return TD_ENOMEM;
-    return td__region_populate(td__page_address(page), size) < 0 ? TD_ENOMEM : 0;
+    if (td__region_populate(td__page_address(page), size) < 0)
+        return TD_ENOMEM;
+    td__program_order(); /* a death before this leaves a run of which it is known that it may have none */
+    td__store_release(&here.map[page].tag, td__page_tag(page, TD__USED, count));
+    return 0;
+}
+
+int td__pages_complete(uint32_t page)
+{
+    td__page_meaning run;
+    bool coming = td__page_read(page, &run) && run.kind == TD__COMING;
+    return coming ? find_memory(page, run.value) : 0;
 }
 
 int td__pages_take(td__party *me, uint32_t count, uintptr_t *name, unsigned tag, uint32_t *page)
@@ -312,11 +323,12 @@ static void punch(uint32_t page, uint32_t count)
         td__punch(td__region_file, from, to - from);
 }
 
-/* A slab, or what was to become one, is a plain run again. May be done twice. */
-static int make_plain(uint32_t page, uint32_t *count)
+/* A slab, or what was to become one, is a plain run again: how long, and as what it is free. May be done twice. */
+static int make_plain(uint32_t page, uint32_t *count, td__page_kind *kind)
 {
     td__page_meaning run;
-    if (!td__page_read(page, &run) || (run.kind != TD__USED && run.kind != TD__GOING && run.kind != TD__SLAB))
+    if (!td__page_read(page, &run) ||
+        (run.kind != TD__USED && run.kind != TD__GOING && run.kind != TD__COMING && run.kind != TD__SLAB))
         return td__heap_corrupt("the tag of page %p", (void *)td__page_address(page));
     *count = run.value;
     if (run.kind == TD__SLAB) {
@@ -333,6 +345,7 @@ static int make_plain(uint32_t page, uint32_t *count)
     if (*count <= TD__SLAB_PAGES)
         for (uint32_t i = 1; i < *count; i++)
             td__store_release(&here.map[page + i].tag, 0);
+    *kind = run.kind == TD__COMING || *count >= TD__PUNCH_PAGES ? TD__BARE : TD__FREE;
     td__program_order();
     return 0;
 }
@@ -340,7 +353,8 @@ static int make_plain(uint32_t page, uint32_t *count)
 int td__pages_give(td__party *me, uint32_t page, uintptr_t *name, bool wait)
 {
     uint32_t count = 0;
-    int r = make_plain(page, &count);
+    td__page_kind kind = TD__FREE;
+    int r = make_plain(page, &count, &kind);
     if (r < 0)
         return r;
     if (count >= TD__PUNCH_PAGES)
@@ -348,7 +362,7 @@ int td__pages_give(td__party *me, uint32_t page, uintptr_t *name, bool wait)
     td__step_point();
     if (!td__heap_enter(me, &here.heap->latch, wait))
         return TD_EBUSY;
-    r = merge(me, page, count, count >= TD__PUNCH_PAGES ? TD__BARE : TD__FREE, false);
+    r = merge(me, page, count, kind, false);
     if (r < 0)
         td__section_undo(me);
     td__set(me, name, 0);

@@ -153,7 +153,7 @@ static void describe(td__slab *slab, uint32_t page, unsigned class, unsigned sha
         td__store_relaxed(&slab->taken[word], td__slab_beyond(class, word));
         td__store_relaxed(&slab->freed[word], 0);
     }
-    td__store_relaxed(&slab->check, check_of(slab));
+    td__store_release(&slab->check, check_of(slab)); /* with is_in_state() */
     td__program_order();
 }
 
@@ -180,10 +180,25 @@ static int make(td__party *me, unsigned class, unsigned shard)
     return 0;
 }
 
-/* Under this latch: is it a slab of that shard? If it is listed or full, it stays so. */
+/* Under this latch: is it a slab of that shard? For who has a block of it: so it stays one. */
 static bool is_under(const td__slab *slab, const td__latch *latch)
 {
     return td__slab_is_whole(slab) && &shard_of(slab)->latch == latch;
+}
+
+/*
+ * The same for who has none, and is it listed, or full? Then it stays so. If not, it may be about to be described anew,
+ * as another shard's, and be listed or full there, while we look. So we look at the state on both sides. One that was
+ * another shard's comes with that one's description, or a later one (acquire, with who set the state). And a later one
+ * of ours comes with HELD (acquire, with describe()), which it stays for as long as we have the latch.
+ */
+static bool is_in_state(const td__slab *slab, const td__latch *latch, uint32_t state)
+{
+    bool was = td__load_acquire(&slab->state) == state;
+    td__step_point();
+    bool ours = is_under(slab, latch);
+    td__step_point();
+    return was && ours && td__load_acquire(&slab->check) == check_of(slab) && td__load_relaxed(&slab->state) == state;
 }
 
 /*
@@ -195,7 +210,7 @@ static bool retire(td__party *me, td__slab *slab, td__latch *latch, bool alone)
     uintptr_t *name = &me->step[TD__STEP_MEMORY].argument;
     uint32_t page = 0;
     td__section_enter(me, latch);
-    bool go = is_under(slab, latch) && td__load_relaxed(&slab->state) == TD__SLAB_LISTED && is_empty(slab) &&
+    bool go = is_in_state(slab, latch, TD__SLAB_LISTED) && is_empty(slab) &&
               (alone || td__load_relaxed(&slab->next) || td__load_relaxed(&slab->previous)) && unlist(me, slab) == 0;
     if (go) {
         page = td__slab_page(slab);
@@ -383,7 +398,7 @@ int td__slab_relist(td__party *me, td__slab *slab, td__latch *latch, uintptr_t *
 {
     if (!td__heap_enter(me, latch, wait))
         return TD_EBUSY;
-    if (is_under(slab, latch) && td__load_relaxed(&slab->state) == TD__SLAB_FULL && has_free(slab))
+    if (is_in_state(slab, latch, TD__SLAB_FULL) && has_free(slab))
         list(me, slab);
     td__set(me, name, 0);
     td__section_leave(me, latch);

@@ -236,44 +236,82 @@ int td__fifo_put_shared(td_queue *queue, td__party *me, td__op *op)
 
 /* --- gets -------------------------------------------------------------------------------------------------- */
 
-/*
- * Items have come back at positions that consumers have left behind: the oldest of them. low and high are set before
- * `returned` grows, so that with its value we have at least the range that belongs to it. If there is none, those who
- * find it after us need not look, until `returned` grows again.
- */
+/* A search through the ranges of all rings for items that have come back. All zero at first. */
+typedef struct behind {
+    td__wheel *ring; /* NULL: the next one is to be begun */
+    uint32_t number; /* of the ring */
+    uint64_t at, high;
+} behind;
+
+/* The ring's range. It is set before `returned` grows, so that with its value we have at least what belongs to it. */
+static bool begin_range(td_queue *queue, behind *b)
+{
+    b->ring = td__queue_ring(queue, b->number);
+    if (!b->ring)
+        return false;
+    b->high = td__load_acquire(&b->ring->high);
+    b->at = td__load_acquire(&b->ring->low);
+    if (!td__wheel_has(b->ring, b->high) || !td__wheel_has(b->ring, b->at))
+        return false;
+    /* A lap is enough: what has come back keeps puts from its place of the next one. */
+    if (b->high - b->at > b->ring->mask + 1)
+        b->at = b->high - b->ring->mask - 1;
+    return true;
+}
+
+/* 1: here is one, and after it the search goes on; 0: there are no more; or TD_ECORRUPT. */
+static int look_further(td_queue *queue, behind *b, uint64_t *position, uint64_t *state)
+{
+    uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
+    for (; b->number <= last; b->number++, b->ring = NULL) {
+        if (!b->ring && !begin_range(queue, b))
+            return TD_ECORRUPT;
+        while ((int64_t)(b->high - b->at) > 0) {
+            *position = b->at;
+            *state = td__load_acquire(&td__wheel_cell(b->ring, b->at)->state);
+            b->at = td__wheel_next(b->ring, b->at);
+            if (*state == (td__wheel_lap(b->ring, *position) | TD__BACK))
+                return 1;
+        }
+    }
+    return 0;
+}
+
+/* Items have come back at positions that consumers have left behind: the oldest of them. If there is none, those who
+ * come after us need not look, until `returned` grows again. */
 static int look_behind(td_queue *queue, td__party *me, bool shared, td__op *op, td__wheel **ring, td__claim *claimed)
 {
     uint32_t looked = td__load_acquire(&queue->looked), returned = td__load_acquire(&queue->returned);
-    uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
-    for (uint32_t number = 0; number <= last && looked != returned; number++) {
-        *ring = td__queue_ring(queue, number);
-        if (!*ring)
-            return TD_ECORRUPT;
-        uint64_t high = td__load_acquire(&(*ring)->high), at = td__load_acquire(&(*ring)->low);
-        if (!td__wheel_has(*ring, high) || !td__wheel_has(*ring, at))
-            return TD_ECORRUPT;
-        /* A lap is enough: what has come back keeps puts from its place of the next one. */
-        if (high - at > (*ring)->mask + 1)
-            at = high - (*ring)->mask - 1;
-        for (; (int64_t)(high - at) > 0; at = td__wheel_next(*ring, at)) {
-            td__cell *cell = td__wheel_cell(*ring, at);
-            uint64_t lap = td__wheel_lap(*ring, at), state = td__load_acquire(&cell->state);
-            if (state != (lap | TD__BACK))
-                continue;
-            if (queue->any_size && !td__cell_fits(cell, op) && td__load_acquire(&cell->state) == state)
-                return TD_ETOOBIG;
-            if (shared)
-                me->step[TD__STEP_QUEUE].number = (number << TD__SPAN_BITS) + 1;
-            td__wheel_name(me, shared, at);
-            if (td__cas_acquire(&cell->state, &state, lap | owner_of(me, shared) | TD__READING)) {
-                *claimed = (td__claim){ at, 1 };
-                td__program_order();
-                return 0;
-            }
+    behind b = { .number = 0 };
+    uint64_t at, state;
+    int found = 0;
+    while (looked != returned && (found = look_further(queue, &b, &at, &state)) > 0) {
+        td__cell *cell = td__wheel_cell(b.ring, at);
+        if (queue->any_size && !td__cell_fits(cell, op) && td__load_acquire(&cell->state) == state)
+            return TD_ETOOBIG;
+        if (shared)
+            me->step[TD__STEP_QUEUE].number = (b.number << TD__SPAN_BITS) + 1;
+        td__wheel_name(me, shared, at);
+        if (td__cas_acquire(&cell->state, &state, TD__LAP_OF(state) | owner_of(me, shared) | TD__READING)) {
+            *ring = b.ring;
+            *claimed = (td__claim){ at, 1 };
+            td__program_order();
+            return 0;
         }
     }
+    if (found < 0)
+        return found;
     td__cas_seq_cst(&queue->looked, &looked, returned);
     return TD_EEMPTY;
+}
+
+/* Has anything come back that nobody has got yet? If it has been written over: yes. */
+static bool is_behind(td_queue *queue)
+{
+    behind b = { .number = 0 };
+    uint64_t at, state;
+    return td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked) &&
+           look_further(queue, &b, &at, &state) != 0;
 }
 
 /*
@@ -698,7 +736,7 @@ static bool ring_has_item(const td__wheel *ring)
 bool td__fifo_has_item(td_queue *queue)
 {
     uint32_t last = td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
-    if (td__load_acquire(&queue->returned) != td__load_relaxed(&queue->looked))
+    if (is_behind(queue))
         return true;
     for (uint32_t number = td__load_acquire(&queue->head_ring); number <= last; number++)
         if (ring_has_item(td__queue_ring(queue, number)))

@@ -86,8 +86,11 @@ int td__queue_extend(td_queue *queue, td__party *me, uint32_t number, uint64_t b
     if (*part == 0) {
         if (!td__queue_take(me, queue->shared, bytes, part))
             return td_last_error();
-    } else if (queue->shared && td_shared_size((void *)*part) < bytes) { /* if not, one that is gone came so far */
-        return TD_ECORRUPT;
+    } else if (queue->shared) { /* one that is gone came so far, or somebody has written over it */
+        if (td_shared_size((void *)*part) < bytes)
+            return TD_ECORRUPT;
+        if (td__heap_complete((void *)*part, CALL) < 0)
+            return TD_ENOMEM;
     }
     queue->proof[number] = ~*part;
     td__program_order();

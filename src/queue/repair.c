@@ -120,23 +120,47 @@ static void note_range(td_queue *queue, td__wheel *ring, uint64_t low, uint64_t 
     td__program_order();
 }
 
-bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner,
-                      bool wait)
+/*
+ * Where in the span there are runs of this owner's, and items that have come back: perhaps by a repair that has died
+ * before it could say so. The rest of the span is none of his: he may have named it, in this ring or in another one,
+ * and then not have got it. false: there is nothing.
+ */
+static bool find_range(const td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner, uint64_t *low,
+                       uint64_t *high)
 {
-    uint64_t end = position;
-    for (uint64_t i = 0; i < span && i < ring->capacity; i++)
-        end = td__wheel_next(ring, end);
-    if (!enter(queue, me, wait))
-        return false;
-    note_range(queue, ring, position, end);
-    for (uint64_t i = 0, at = position; i < span && at != end; i++) {
+    bool found = false;
+    for (uint64_t i = 0; i < span && i < ring->capacity; i++, position = td__wheel_next(ring, position)) {
+        uint64_t state = td__load_acquire(&td__wheel_cell(ring, position)->state);
+        uint32_t run = owns(ring, position, owner, TD__READING);
+        if (run == 0 && state != (td__wheel_lap(ring, position) | TD__BACK))
+            continue;
+        *low = found ? *low : position;
+        *high = td__wheel_after(ring, position, run > 0 ? run : 1);
+        found = true;
+    }
+    return found;
+}
+
+static void return_range(td_queue *queue, td__wheel *ring, uint64_t low, uint64_t high, uint16_t owner)
+{
+    note_range(queue, ring, low, high);
+    for (uint64_t at = low; at != high; at = td__wheel_next(ring, at)) {
         uint32_t run = owns(ring, at, owner, TD__READING);
         if (run > 0)
             return_run(ring, at, run);
-        at = td__wheel_next(ring, at);
     }
-    /* Release, after range and cells: with look_behind(). Also if there was nothing: perhaps a repair has died here. */
+    /* Release, after range and cells: with look_behind(). */
     td__store_release(&queue->returned, td__load_relaxed(&queue->returned) + 1);
+}
+
+bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t position, uint64_t span, uint16_t owner,
+                      bool wait)
+{
+    uint64_t low, high;
+    if (!enter(queue, me, wait))
+        return false;
+    if (find_range(ring, position, span, owner, &low, &high))
+        return_range(queue, ring, low, high, owner);
     td__section_leave(me, &queue->latch);
     td__queue_wake_all(queue);
     return true;
@@ -166,17 +190,23 @@ static bool is_ring(const td__wheel *ring)
            in_region(ring->cells, ring->capacity * ring->stride);
 }
 
-/* Of a queue that was being made or freed, nothing stays. */
+/* Before it was being freed. */
+static bool was_whole(const td_queue *queue)
+{
+    uint64_t seal = td__queue_seal(queue);
+    return (queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC) &&
+           (queue->seal == seal || queue->seal == ~seal) && queue->shared;
+}
+
+/* Of a queue that was being made or freed, nothing stays. One that was being made may have no memory yet: it is not
+ * looked at. */
 static bool repair_block(td__party *me, td__party *dead)
 {
     td__step *step = &dead->step[TD__STEP_QUEUE];
     td_queue *queue = (td_queue *)step->argument;
     if (!in_region(queue, sizeof *queue))
         return true;
-    uint64_t seal = td__queue_seal(queue);
-    bool whole = (queue->magic == TD__QUEUE_FREED || queue->magic == TD__QUEUE_MAGIC) &&
-                 (queue->seal == seal || queue->seal == ~seal) && queue->shared;
-    if (step->kind == TD__QUEUE_FREE && whole && !td__queue_dispose(queue, me, false))
+    if (step->kind == TD__QUEUE_FREE && was_whole(queue) && !td__queue_dispose(queue, me, false))
         return false;
     return td__heap_give(me, &step->argument, false);
 }
@@ -190,7 +220,9 @@ static bool repair(td__party *me, td__party *dead, const td__step *step)
     uint32_t number = step->number >> TD__SPAN_BITS, span = step->number & TD__SPAN_MAX;
     if (!in_region(queue, sizeof *queue) || !td__queue_is_whole(queue))
         return true;
-    td__wheel *ring = queue->kind == TD_QUEUE_FIFO ? td__queue_ring(queue, number) : NULL;
+    /* Acquire: the rings, as whoever made them has written them. The dead one was in none but these. */
+    bool made = number <= td__load_acquire(&queue->gate) >> TD__GATE_SHIFT;
+    td__wheel *ring = made && queue->kind == TD_QUEUE_FIFO ? td__queue_ring(queue, number) : NULL;
     uint64_t position = step->argument;
     bool done = true;
     if (ring && span > 0 && is_ring(ring) && (position & ring->mask) < ring->capacity) {

@@ -38,10 +38,9 @@ static inline void td__wheel_settle(td__cell *cell, uint64_t state)
  */
 static inline void td__wheel_publish(td__cell *cell, uint64_t state)
 {
+    td__store_release(&cell->state, state);
     if (td__unlikely(td__release_by_exchange))
-        td__exchange_seq_cst(&cell->state, state);
-    else
-        td__store_release(&cell->state, state);
+        td__fence_seq_cst(); /* with the sleeper's, see td__latch_pass_barrier() */
     td__program_order();
 }
 

@@ -114,7 +114,7 @@ static int wait_slowly(td_event *event, uint32_t first, td_time limit, const td_
         r = td__word_wait(me, word, now | SLEEPERS, deadline, cancel);
     }
     td__word_done(me);
-    return r < 0 ? td__fail_quick(r) : 0;
+    return r < 0 ? td__fail_quick(r, "td_event_wait") : 0;
 }
 
 static inline int wait_for(td_event *event, td_time limit, const td_cancel *cancel)

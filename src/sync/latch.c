@@ -151,8 +151,12 @@ static bool spin(waiting *w)
 
 bool td__latch_pass_barrier(bool shared)
 {
-    /* In the other case the releaser's compare-and-swap and our fetch_or are of the same word: one sees the other. */
-    return (shared ? shared_by_exchange : private_by_exchange) || td__barrier_others(shared);
+    if (!(shared ? shared_by_exchange : private_by_exchange))
+        return td__barrier_others(shared);
+    /* Of a latch, the releaser's compare-and-swap and our fetch_or are of the same word: one sees the other. Who
+     * changes other things than the word that is slept on has a fence between the change and the look at that word. */
+    td__fence_seq_cst();
+    return true;
 }
 
 /* True: w->result, which is an error if we do not have it. */
@@ -217,6 +221,10 @@ void td__latch_release_slowly(td__latch *latch, td__party *me)
         word = td__latch_word(me->index, CONTENDED(word));
     /* Release: as in td__latch_release_quickly. */
     while (!td__cas_acq_rel(&latch->word, &word, 0));
+    /* What has been changed under it, before the look at who sleeps for that: the compare-and-swap orders no later
+     * load. See td__latch_pass_barrier(). */
+    if (td__release_by_exchange)
+        td__fence_seq_cst();
     td__step_point();
     td__latch_after(latch, CONTENDED(word));
     if (CONTENDED(word) & TD__LATER)

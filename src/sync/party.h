@@ -110,6 +110,12 @@ static inline td__party *td__party_at(uint32_t index)
     return (td__party *)((char *)td__the_region + td__the_region->records + (size_t)index * TD__PARTY_BYTES);
 }
 
+/* By a number that stands where others may have written over it. NULL: there is none; so is 0. */
+static inline td__party *td__party_numbered(uint16_t index)
+{
+    return index != 0 && index < td__the_region->parties ? td__party_at(index) : NULL;
+}
+
 /* Of another party: by its place, as `index` is its own to write. */
 static inline uint16_t td__party_index(const td__party *party)
 {

@@ -168,12 +168,13 @@ static int park(td__party *me, int64_t deadline, const td_cancel *cancel, bool s
 static void link_last(td__party *me, td__waiters *list)
 {
     uint16_t last = td__load_relaxed(&list->last);
+    td__party *before = td__party_numbered(last);
     td__set_atomic(me, &me->next, 0);
     td__set_atomic(me, &me->previous, last);
     td__set_atomic(me, &me->granted, 0);
     td__set_atomic(me, &me->list, (uintptr_t)list);
-    if (last)
-        td__set_atomic(me, &td__party_at(last)->next, me->index);
+    if (before)
+        td__set_atomic(me, &before->next, me->index);
     else
         td__set_atomic(me, &list->first, me->index);
     td__set_atomic(me, &list->last, me->index);
@@ -182,12 +183,13 @@ static void link_last(td__party *me, td__waiters *list)
 static void unlink_from(td__party *me, td__waiters *list, td__party *waiter)
 {
     uint16_t next = td__load_relaxed(&waiter->next), previous = td__load_relaxed(&waiter->previous);
-    if (previous)
-        td__set_atomic(me, &td__party_at(previous)->next, next);
+    td__party *after = td__party_numbered(next), *before = td__party_numbered(previous);
+    if (before)
+        td__set_atomic(me, &before->next, next);
     else
         td__set_atomic(me, &list->first, next);
-    if (next)
-        td__set_atomic(me, &td__party_at(next)->previous, previous);
+    if (after)
+        td__set_atomic(me, &after->previous, previous);
     else
         td__set_atomic(me, &list->last, previous);
     td__set_atomic(me, &waiter->list, 0);

@@ -65,8 +65,7 @@ td__party *td__wait_grant(td__party *me, td__waiters *list, uint32_t granted);
 void td__wait_grant_this(td__party *me, td__waiters *list, td__party *waiter, uint32_t granted);
 static inline td__party *td__wait_first(const td__waiters *list)
 {
-    uint16_t first = td__load_relaxed(&list->first);
-    return first ? td__party_at(first) : NULL;
+    return td__party_numbered(td__load_relaxed(&list->first));
 }
 
 /*

@@ -9,6 +9,9 @@
  * set since `since`, the thread signals the descriptor, and the entry is disarmed until it is armed again, and the
  * thread woken to look. So no entry is ever armed, and ready, and unknown to a thread that sleeps.
  *
+ * td_finish ends the threads. What is armed then is signalled, so that whoever waits by it looks, arms it again, and
+ * starts its thread again with that.
+ *
  * All under one lock but for the sleep, for which the thread takes copies of the words: an entry that is closed
  * meanwhile wakes it, and the things must not be freed before their descriptors are closed.
  */
@@ -35,7 +38,7 @@ typedef struct station {
     size_t used;             /* under lock */
     bool running, stopping;  /* under lock: there is a thread, and it is to end */
     _Atomic uint32_t change; /* futex: grows when the thread is to look again */
-    pthread_t thread;        /* fixed while it runs */
+    pthread_t thread;        /* under lock; fixed while it runs */
 } station;
 
 static td__lock lock;
@@ -68,6 +71,19 @@ static size_t look(station *s, td__futex_item *items, bool *unsure)
     return words;
 }
 
+/* Under lock: the end of its thread. Who waits must not go on without. */
+static void leave(station *s)
+{
+    s->running = s->stopping = false;
+    for (size_t i = 0; i < s->used; i++) {
+        entry *e = &s->entries[i];
+        if (e->fd < 0 || !e->armed)
+            continue;
+        e->armed = false;
+        td__event_fd_signal(e->fd);
+    }
+}
+
 #define SLICE_NS 5000000 /* where the kernel cannot wait for several words */
 
 static void *run(void *of)
@@ -81,6 +97,8 @@ static void *run(void *of)
         td__lock_acquire(&lock);
         bool stop = s->stopping;
         size_t words = stop ? 0 : look(s, items, &unsure);
+        if (stop)
+            leave(s);
         td__lock_release(&lock);
         if (stop)
             return NULL;
@@ -91,8 +109,8 @@ static void *run(void *of)
     }
 }
 
-/* Under lock. 0, or -1 with errno. */
-static int start_thread(station *s)
+/* Under lock. 0, or a code with its sentence. One that is about to end is one: what is armed comes back to us then. */
+static int start_thread(const char *call, station *s)
 {
     if (s->running)
         return 0;
@@ -103,7 +121,7 @@ static int start_thread(station *s)
     td__signals_restore(&mask);
     errno = error;
     s->running = r == 0;
-    return r;
+    return r == 0 ? 0 : td__fail(TD_EPROCESS, "%s: cannot start the thread that watches it: %s", call, strerror(errno));
 }
 
 static entry *free_entry_of(station *s)
@@ -126,9 +144,7 @@ static int find_place(const char *call, size_t *at, entry **place)
         if (!*place)
             continue;
         (*place)->fd = -1;
-        if (start_thread(s) == 0)
-            return 0;
-        return td__fail(TD_EPROCESS, "%s: cannot start the thread that watches it: %s", call, strerror(errno));
+        return start_thread(call, s);
     }
     return td__fail(TD_ETOOBIG,
                     "%s: this process has %zu descriptors of queues and events and waits of many, the limit", call,
@@ -163,6 +179,25 @@ static size_t for_all_of(int fd, act *what)
             wake(stations[i]);
     }
     return found;
+}
+
+static bool has(const station *s, int fd)
+{
+    for (size_t i = 0; i < s->used && fd >= 0; i++)
+        if (s->entries[i].fd == fd)
+            return true;
+    return false;
+}
+
+/* Under lock: those of a descriptor are watched, by threads that td_finish may have ended. 0, or a code. */
+static int watch(const char *call, int fd, act *what)
+{
+    int code = 0;
+    for_all_of(fd, what);
+    for (size_t i = 0; i < count && code == 0; i++)
+        if (has(stations[i], fd))
+            code = start_thread(call, stations[i]);
+    return code;
 }
 
 static void drop(entry *e)
@@ -243,13 +278,14 @@ int td__bridge_open(const char *call, const td_waitable *things, const td__since
     return fd;
 }
 
-void td__bridge_again(int fd)
+int td__bridge_again(const char *call, int fd)
 {
     td__lock_acquire(&lock);
     td__event_fd_clear(fd); /* before they are armed: what is signalled from then on stays */
     td__step_point();
-    for_all_of(fd, arm);
+    int code = watch(call, fd, arm);
     td__lock_release(&lock);
+    return code;
 }
 
 void td__bridge_close(int fd)
@@ -262,23 +298,23 @@ void td__bridge_close(int fd)
 
 static bool is_open(int fd)
 {
-    for (size_t i = 0; i < count && fd >= 0; i++)
-        for (size_t j = 0; j < stations[i]->used; j++)
-            if (stations[i]->entries[j].fd == fd)
-                return true;
-    return false;
+    bool found = false;
+    for (size_t i = 0; i < count && !found; i++)
+        found = has(stations[i], fd);
+    return found;
 }
 
 int td_descriptor_clear(int fd)
 {
+    int code = 0;
     td__lock_acquire(&lock);
     bool open = is_open(fd);
     if (open) {
         td__event_fd_clear(fd);
-        for_all_of(fd, arm_anew);
+        code = watch("td_descriptor_clear", fd, arm_anew);
     }
     td__lock_release(&lock);
-    return open ? 0 : td__fail(TD_EINVAL, "td_descriptor_clear: descriptor %d is none of td_descriptor's", fd);
+    return open ? code : td__fail(TD_EINVAL, "td_descriptor_clear: descriptor %d is none of td_descriptor's", fd);
 }
 
 int td_descriptor_close(int fd)
@@ -293,23 +329,19 @@ int td_descriptor_close(int fd)
 
 void td__bridge_stop(void)
 {
-    station *running[STATIONS_MAX];
+    pthread_t running[STATIONS_MAX];
     size_t of = 0;
     td__lock_acquire(&lock);
     for (size_t i = 0; i < count; i++) {
         if (!stations[i]->running)
             continue;
         stations[i]->stopping = true;
-        running[of++] = stations[i];
+        running[of++] = stations[i]->thread;
         wake(stations[i]);
     }
     td__lock_release(&lock);
     for (size_t i = 0; i < of; i++)
-        td__thread_join(running[i]->thread);
-    td__lock_acquire(&lock);
-    for (size_t i = 0; i < of; i++)
-        running[i]->running = running[i]->stopping = false;
-    td__lock_release(&lock);
+        td__thread_join(running[i]);
 }
 
 void td__bridge_lock(void)

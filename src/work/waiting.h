@@ -36,9 +36,9 @@ int td__thing_check(const td_waitable *thing, const char *call);
 bool td__is_bridged(const td_waitable *thing);
 bool td__thing_is_in(const td_waitable *thing, const volatile void *at, size_t size); /* for sync/use.h */
 int td__bridge_open(const char *call, const td_waitable *things, const td__since *since, size_t count);
-void td__bridge_again(int descriptor);
+int td__bridge_again(const char *call, int descriptor); /* or a code */
 void td__bridge_close(int descriptor);
-void td__bridge_stop(void);   /* ends the threads; their descriptors stay open, and silent */
+void td__bridge_stop(void);   /* ends the threads; they begin anew for who waits, and for td_descriptor_clear */
 void td__bridge_lock(void);   /* around a fork: its entries and descriptors are whole in the child */
 void td__bridge_unlock(void); /* in the parent */
 void td__bridge_forget(void); /* in the child */

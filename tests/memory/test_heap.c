@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* The shared heap: blocks, their sizes, their ends; one process and many. */
-#include "harness.h"
+#include "refuse.h"
 #include <tandem/shared.h>
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include "memory/heap.h"
+#include "os/fault.h"
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -495,6 +497,34 @@ HELPER(little_heap)
     return harness_failed();
 }
 
+/*
+ * Older kernels give all pages of a request back if a signal comes, and a timer sends them again and again. Here a
+ * filter refuses what takes longer than its interval. Catches: asking for the whole of it for ever.
+ */
+static void little_time(void *unused)
+{
+    (void)unused;
+    refuse_above(SYS_fallocate, 3, 1 << 20, EINTR);
+}
+
+HELPER(interrupted)
+{
+    char *block = td_shared_alloc(100 << 20);
+    REQUIRE(block != NULL);
+    block[0] = block[(100 << 20) - 1] = 1;
+    CHECK(counts().reserved >= 100 << 20);
+    CHECK_OK(td_shared_check());
+    return harness_failed(); /* with the block: to give pages back is the same call, which no signal undoes */
+}
+
+TEST(interrupted_again_and_again)
+{
+    helper_options options = { .before = little_time };
+    if (td__memory_available() < (size_t)1 << 30)
+        SKIP("less than 1 GiB of memory is left");
+    CHECK_INT(helper_run(&options, "interrupted", NULL), 0);
+}
+
 /* A small region is used up by blocks of any size, says so, and is whole again when they are freed. */
 TEST_LIMIT(exhaustion, 100)
 {
@@ -503,6 +533,133 @@ TEST_LIMIT(exhaustion, 100)
 }
 
 #if defined(TD_FAULTS) && TD_FAULTS
+/* --- a slab that becomes another one's ----------------------------------------------------------------------- */
+
+enum { BLOCK = 8192, IN_SLAB = 8, TAKEN, WRONG_SHARD, AT_FIRST, AT_SECOND, FREED, GO_FIRST, GO_SECOND, LAST_EVENT };
+
+typedef struct late_free {
+    void *block[IN_SLAB + 1];
+    long first, second; /* at which steps it stops */
+} late_free;
+
+static late_free *late;
+
+static void stop_second(void)
+{
+    event_set(AT_SECOND);
+    event_wait(GO_SECOND);
+}
+
+static void stop_first(void)
+{
+    event_set(AT_FIRST);
+    event_wait(GO_FIRST);
+    td__call_at_step(late->second, stop_second);
+}
+
+/* In another shard than the program. */
+static void *frees_late(void *programs_shard)
+{
+    bool wrong = (td__party_self()->index & 1) == *(unsigned *)programs_shard;
+    for (int i = 0; i <= IN_SLAB && !wrong; i++)
+        late->block[i] = td_shared_alloc(BLOCK);
+    event_set(wrong ? WRONG_SHARD : TAKEN);
+    if (wrong) {
+        event_wait(FREED); /* and so leaves this index to nobody */
+        return NULL;
+    }
+    td__call_at_step(late->first, stop_first);
+    td_shared_free(late->block[0]);
+    td__call_at_step(0, NULL);
+    event_set(FREED);
+    return NULL;
+}
+
+static td__shard *shard_of_program(void)
+{
+    return &td__heap_here.heap->shard[td__party_self()->index & 1];
+}
+
+/* The slab has been given back and is made anew, in our shard, all but one of its blocks taken: as by somebody who has
+ * just freed that one, and not come to put the slab on its list yet. Whoever else does now, does it without the latch,
+ * which we have. */
+static void becomes_ours(td__slab *slab)
+{
+    td__party *me = td__party_self();
+    void *block[IN_SLAB + 1];
+    for (int i = 0; i <= IN_SLAB; i++)
+        REQUIRE((block[i] = td_shared_alloc(BLOCK)) != NULL);
+    bool same = &td__heap_here.heap->shard[td__slab_shard(slab)] == shard_of_program() &&
+                td__load_relaxed(&slab->state) == TD__SLAB_FULL;
+    if (same)
+        __atomic_fetch_xor((uint64_t *)(uintptr_t)&slab->freed[0], 1, __ATOMIC_SEQ_CST);
+    td__section_enter(me, &shard_of_program()->latch);
+    uint32_t first = shard_of_program()->first[TD__CLASSES - 1];
+    event_set(GO_SECOND);
+    event_wait(FREED);
+    CHECK_INT(shard_of_program()->first[TD__CLASSES - 1], first);
+    td__section_leave(me, &shard_of_program()->latch);
+    if (same)
+        __atomic_fetch_xor((uint64_t *)(uintptr_t)&slab->freed[0], 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; i <= IN_SLAB; i++)
+        td_shared_free(block[i]);
+}
+
+/* Returns whether it was stopped for the second time. */
+static bool free_late(long first, long second)
+{
+    pthread_t thread[8];
+    int threads = 0;
+    unsigned ours = td__party_self()->index & 1;
+    *late = (late_free){ .first = first, .second = second };
+    td__slabs_trim(td__party_self()); /* so that the first pages are those of the slab, and taken again first */
+    for (int n = TAKEN; n < LAST_EVENT; n++)
+        page->event[n] = 0;
+    for (; threads < 8 && !event_is_set(TAKEN); threads++) {
+        page->event[WRONG_SHARD] = 0;
+        REQUIRE_INT(pthread_create(&thread[threads], NULL, frees_late, &ours), 0);
+        WAIT_UNTIL(event_is_set(TAKEN) || event_is_set(WRONG_SHARD), 20);
+    }
+    REQUIRE(event_is_set(TAKEN));
+    td__slab *slab = td__slab_of_page(td__page_of(late->block[0]));
+    const td__latch *latch = &td__heap_here.heap->shard[!ours].latch;
+    WAIT_UNTIL(event_is_set(AT_FIRST) || event_is_set(FREED), 20);
+    bool free_to_go = !event_is_set(FREED) && td__load_relaxed(&latch->owner) == 0, stopped = false;
+    for (int i = 1; i < IN_SLAB && free_to_go; i++)
+        td_shared_free(late->block[i]); /* the last one gives the slab back, if the first is free */
+    bool retired = td__load_relaxed(&slab->state) == TD__SLAB_HELD;
+    event_set(GO_FIRST);
+    WAIT_UNTIL(event_is_set(AT_SECOND) || event_is_set(FREED), 20);
+    stopped = event_is_set(AT_SECOND);
+    if (stopped && retired)
+        becomes_ours(slab);
+    event_set(GO_SECOND);
+    event_wait(FREED);
+    while (threads > 0)
+        pthread_join(thread[--threads], NULL);
+    for (int i = free_to_go ? IN_SLAB : 1; i <= IN_SLAB; i++)
+        td_shared_free(late->block[i]);
+    return stopped;
+}
+
+/* Who has freed a block of a full slab puts it back on its list. Stopped before he does, he may find that the slab has
+ * been given back since, and stopped once more, that it is another shard's, and full, too. Catches: a slab that is put
+ * on the list of a shard without its latch. */
+TEST_LIMIT(a_slab_that_becomes_another_shards, 100)
+{
+    late_free place;
+    late = &place;
+    td__heap_here.shards = 2;
+    long pairs = 0;
+    for (long first = 1; first < 12 && !harness_failed(); first++)
+        for (long second = 1; second < 30 && free_late(first, second) && !harness_failed(); second += thrift())
+            pairs++;
+    harness_note("    %ld pairs of steps", pairs);
+    CHECK(pairs > 10);
+    CHECK_OK(td_shared_check());
+    CHECK_INT(counts().blocks, 0);
+}
+
 /* The system refuses the n-th request: an error, nothing lost, and the next one works. */
 TEST(refused_pages)
 {
@@ -525,6 +682,28 @@ TEST(refused_pages)
                 break;
             REQUIRE(n < 20);
         }
+}
+
+/* Pages whose memory the system has refused are asked for again when they are taken again. Catches: a block that is
+ * given out without memory, so that its user is killed by SIGBUS and not told of TD_ENOMEM. */
+TEST(refused_memory_is_asked_for_again)
+{
+    size_t size = 100 * TD__PAGE;
+    bool fired = true;
+    td_shared_free(td_shared_alloc(1));
+    for (long n = 1; fired; n++) {
+        size_t before = counts().reserved;
+        td__fault_arm(n);
+        void *at = td_shared_alloc(size);
+        fired = td__fault_fired();
+        td__fault_disarm();
+        CHECK(at || fired);
+        if (!at)
+            at = td_shared_alloc(size);
+        REQUIRE(at != NULL); /* it stays, so that the next one has new pages */
+        CHECK(counts().reserved >= before + size);
+        REQUIRE(n < 20);
+    }
 }
 #endif
 

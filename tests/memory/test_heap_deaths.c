@@ -182,7 +182,7 @@ static size_t lost(void)
         td__page_meaning tag;
         REQUIRE(td__page_read(page, &tag));
         length = tag.value;
-        count += tag.kind == TD__GOING;
+        count += tag.kind == TD__GOING || tag.kind == TD__COMING;
         if (tag.kind != TD__SLAB)
             continue;
         const td__slab *slab = td__slab_of_page(page);
@@ -310,6 +310,35 @@ TEST_LIMIT(repair_spares_others, 150)
                 break;
         }
     td_shared_free(job);
+}
+
+/* Pages that a dead one has had in its hands, and for which it had not asked the system yet, have memory when they are
+ * given out again. */
+TEST_LIMIT(memory_of_new_pages, 150)
+{
+    const size_t size = 100 * TD__PAGE;
+    td_shared_counts before, after;
+    bool killed = true;
+    td_shared_free(td_shared_alloc(1));
+    for (long step = 1; killed && !harness_failed(); step++) {
+        REQUIRE_OK(td_shared_stats(&before));
+        pid_t pid = ruin_child();
+        if (pid == 0) {
+            td__party_self();
+            td__kill_at_step(step);
+            td_shared_alloc(size);
+            ruin_exit(0);
+        }
+        killed = ruin_end(pid);
+        td__parties_died(pid);
+        REQUIRE(td__parties_repair());
+        REQUIRE(td_shared_alloc(size) != NULL); /* it stays, so that the next ones are new */
+        REQUIRE_OK(td_shared_stats(&after));
+        if (!CHECK(after.reserved >= before.reserved + size))
+            harness_note("    killed at step %ld", step);
+        CHECK_INT(lost(), 0);
+        CHECK_OK(td_shared_check());
+    }
 }
 
 /* Killed at this step, and who repairs after it at that one of his. Returns whether the second was killed. */

@@ -857,6 +857,132 @@ TEST_LIMIT(killed_with_the_watcher, 150)
         }
 }
 
+/* --- with places of another ring ------------------------------------------------------------------------------ */
+
+enum { MANY_TURNS = 1000, FIRST_RING = 64, LATE_STOPPED = 40, LATE_GOES_ON, HOLDS, BOTH_GO };
+
+typedef struct pair {
+    td_queue *queue;
+    long late_step, step; /* at which the one, and the other, is stopped */
+} pair;
+
+typedef struct pair_at {
+    pair *at;
+} pair_at;
+
+static void stop_late(void)
+{
+    event_set(LATE_STOPPED);
+    event_wait(LATE_GOES_ON);
+}
+
+static void hold(void)
+{
+    event_add(HOLDS);
+    for (;;)
+        pause();
+}
+
+static void *gets_late(void *argument)
+{
+    const pair *p = argument;
+    int items[2];
+    td__party_self();
+    td__call_at_step(p->late_step, stop_late);
+    td_queue_get_many(p->queue, items, 2);
+    hold();
+    return NULL;
+}
+
+/* A thread that is late, and, in its process, one that dies with an item. */
+static int gets_both(td_call *call)
+{
+    pair *p = td_arg(call, pair_at).at;
+    pthread_t late;
+    int item;
+    REQUIRE_INT(pthread_create(&late, NULL, gets_late, p), 0);
+    event_wait(BOTH_GO);
+    td__party_self();
+    td__call_at_step(p->step, hold);
+    td_queue_get(p->queue, &item);
+    hold();
+    return 0;
+}
+
+static int in_phase(const td_queue *q, uint32_t number, unsigned phase)
+{
+    const td__wheel *ring = td__queue_ring(q, number);
+    int count = 0;
+    for (uint64_t i = 0; ring && i < ring->capacity; i++)
+        count += TD__PHASE(td__load_acquire(&td__wheel_cell(ring, i)->state)) == phase;
+    return count;
+}
+
+static void put_numbers(td_queue *q, int count)
+{
+    for (int i = 0; i < count; i++)
+        REQUIRE_OK(td_queue_put(q, &i));
+}
+
+static void get_numbers(td_queue *q, int count)
+{
+    int item;
+    for (int i = 0; i < count; i++)
+        REQUIRE_OK(td_queue_get(q, &item));
+}
+
+static void die_in_second_ring(const mode *how, long late_step, long step)
+{
+    td_queue *q = td_queue_new(.item_size = sizeof(int), .shared = true);
+    pair *p = shared_memory(sizeof *p);
+    *p = (pair){ q, late_step, step };
+    page->event[LATE_STOPPED] = page->event[LATE_GOES_ON] = page->event[HOLDS] = page->event[BOTH_GO] = 0;
+    for (int i = 0; i < MANY_TURNS; i++) {
+        put_numbers(q, 1);
+        get_numbers(q, 1);
+    }
+    put_numbers(q, 1);
+    pair_at at = { p };
+    td_worker *w = WORKER(NEW(.target = gets_both, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(w));
+    event_wait(LATE_STOPPED);
+    /* The item that it is about to take is taken by us; and the queue goes on in another ring. */
+    int item, got = td_queue_try_get(q, &item);
+    put_numbers(q, FIRST_RING + 4);
+    get_numbers(q, FIRST_RING + 3);
+    event_set(BOTH_GO);
+    event_wait(HOLDS);
+    event_set(LATE_GOES_ON);
+    /* It finds something, or nothing, and sleeps. */
+    WAIT_UNTIL(event_count(HOLDS) > 1 || td__word_waiters(&q->items) > 0, 20);
+    REQUIRE_OK(td_kill(w));
+    CHECK_OK(td_join(w));
+    td_outcome(w);
+    repaired(td_pid(w));
+    td_free(w);
+    (void)got;
+    int back = 0;
+    for (uint32_t number = 0; number < 2; number++) {
+        CHECK_INT(in_phase(q, number, TD__READING), 0);
+        back += in_phase(q, number, TD__BACK) + in_phase(q, number, TD__FULL);
+    }
+    for (int i = 0; i < back; i++)
+        if (!CHECK_OK(td_queue_try_get(q, &item)))
+            harness_note("    %ld, %ld", late_step, step);
+    CHECK_ERROR(td_queue_try_get(q, &item), TD_EEMPTY);
+    td_queue_free(q);
+    td_shared_free(p);
+}
+
+/* Catches: a range of places to look for what has come back that is taken from a place in another ring, which the dead
+ * one had looked at before. */
+TEST_METHODS_LIMIT(killed_after_a_look_at_another_ring, 120)
+{
+    for (long late_step = 1; late_step <= 8 && !harness_failed(); late_step++)
+        for (long step = 1; step <= 5 && !harness_failed(); step++)
+            die_in_second_ring(how, late_step, step);
+}
+
 /* --- with the repairer --------------------------------------------------------------------------------------- */
 
 /* Killed at this step, and who repairs after it at that one of his. Returns whether the second was killed. */

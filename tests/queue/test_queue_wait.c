@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Waiting for queues: limits, cancellation, shutdown, wake-ups that must not get lost, join; and forks. */
 #include "ledger.h"
+#include "os/fault.h"
 #include "queue/queue.h"
 #include "sync/latch.h"
 
+#include <pthread.h>
 #include <sys/wait.h>
 
 typedef struct waiter {
@@ -256,6 +258,83 @@ TEST(shutdown_waits_for_hands)
         td_queue_free(q);
     }
 }
+
+#if defined(TD_FAULTS) && TD_FAULTS
+enum { STOPPED = 30, GO_ON, PUT_ENDED, JOINED_IT };
+
+typedef struct late_put {
+    td_queue *queue;
+    long step;
+    size_t count;
+} late_put;
+
+static void stop(void)
+{
+    event_set(STOPPED);
+    event_wait(GO_ON);
+}
+
+static void *put_late(void *argument)
+{
+    const late_put *p = argument;
+    int items[2] = { 1, 2 };
+    td__party_self();
+    td__call_at_step(p->step, stop);
+    int64_t r = p->count == 1 ? td_queue_put(p->queue, items) : td_queue_put_many(p->queue, items, p->count);
+    td__call_at_step(0, NULL);
+    CHECK(r >= 0 || r == TD_ECLOSED);
+    event_set(PUT_ENDED);
+    return NULL;
+}
+
+static void *drop_and_join(void *queue)
+{
+    CHECK_OK(td_queue_shutdown(queue, true));
+    CHECK_OK(td_queue_join(queue));
+    event_set(JOINED_IT);
+    return NULL;
+}
+
+/* Has the put come to its step, while the queue was dropped, and somebody waited for its end? */
+static bool dropped_at(td_queue *q, size_t count, long step)
+{
+    pthread_t putting, joining;
+    late_put p = { q, step, count };
+    for (int n = STOPPED; n <= JOINED_IT; n++)
+        page->event[n] = 0;
+    REQUIRE_INT(pthread_create(&putting, NULL, put_late, &p), 0);
+    WAIT_UNTIL(event_is_set(STOPPED) || event_is_set(PUT_ENDED), 20);
+    bool stopped = event_is_set(STOPPED);
+    REQUIRE_INT(pthread_create(&joining, NULL, drop_and_join, q), 0);
+    /* Or for the latch, in which the put was stopped. */
+    WAIT_UNTIL(event_is_set(JOINED_IT) || td__word_waiters(&q->finished) > 0 || td__word_waiters(&q->latch.word) > 0,
+               20);
+    event_set(GO_ON);
+    pthread_join(putting, NULL);
+    if (!CHECK(event_wait_for(JOINED_IT, 20))) {
+        harness_note("    stopped at step %ld", step);
+        td_queue_shutdown(q, true); /* wakes everybody */
+    }
+    pthread_join(joining, NULL);
+    return stopped;
+}
+
+/* A put, stopped at each of its steps while the queue is dropped, and while somebody waits until nothing is left of it.
+ * Catches: an item that is published after all have looked, of which nobody tells who waits. */
+TEST(a_put_while_the_queue_is_dropped)
+{
+    for (size_t count = 1; count <= 2; count++)
+        for (int kind = 0; kind < 2; kind++)
+            for (int shared = 0; shared < 2; shared++)
+                for (long step = 1; !harness_failed(); step += thrift()) {
+                    td_queue *q = queue_of(kind, shared, 4);
+                    bool stopped = dropped_at(q, count, step);
+                    td_queue_free(q);
+                    if (!stopped)
+                        break;
+                }
+}
+#endif
 
 /* For a wait on several things: either there is something now, or the word changes when something comes. */
 TEST(prepared)

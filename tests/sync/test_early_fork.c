@@ -5,6 +5,7 @@
  */
 #include "harness.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -191,4 +192,35 @@ HELPER(forks_with_a_queue)
 TEST(queues_before_anything_else)
 {
     without_init("forks_with_a_queue");
+}
+
+/* A descriptor of an event that is set becomes readable. */
+static bool tells(td_event *event)
+{
+    int fd = td_descriptor(TD_WAIT_EVENT(event));
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+    REQUIRE(fd >= 0);
+    td_event_set(event);
+    bool told = poll(&one, 1, 10000) == 1;
+    CHECK_OK(td_descriptor_close(fd));
+    return told;
+}
+
+HELPER(forks_with_a_descriptor)
+{
+    static td_event first, second;
+    CHECK(tells(&first));
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(tells(&second));
+        _exit(judgement());
+    }
+    CHECK_INT(helper_wait(pid), 0);
+    return judgement();
+}
+
+/* Catches: a child that takes the parent's threads, which watch for descriptors, for its own. */
+TEST(descriptors_before_anything_else)
+{
+    without_init("forks_with_a_descriptor");
 }

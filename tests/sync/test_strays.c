@@ -3,6 +3,7 @@
 #include "harness.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <tandem.h>
 #include "sync/party.h"
@@ -231,4 +232,65 @@ TEST(taken_by_the_living)
         REQUIRE_OK(td_join(w[i]));
         td_free(w[i]);
     }
+}
+
+/* --- a record that a wild process has written over ----------------------------------------------------------- */
+
+static void little_room(void *unused)
+{
+    (void)unused;
+    struct rlimit limit = { 40 << 20, 40 << 20 };
+    setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+static int reads_it(td_call *call)
+{
+    td_rwlock *lock = (td_rwlock *)td_arg(call, uintptr_t);
+    return td_rwlock_acquire_read_for(lock, td_s(40));
+}
+
+static td__party *listed(pid_t pid)
+{
+    for (uint32_t i = 1; i < td__load_acquire(&td__the_region->party_top); i++)
+        if ((pid_t)td__load_acquire(td__party_entry(i)) == pid && td__load_relaxed(&td__party_at(i)->list))
+            return td__party_at(i);
+    return NULL;
+}
+
+HELPER(wild_links)
+{
+    td_rwlock *lock = td_shared_calloc(1, sizeof *lock);
+    REQUIRE(lock != NULL);
+    CHECK(td__the_region->parties < 2000); /* what follows leads out of the region */
+    CHECK_OK(td_rwlock_acquire_write(lock));
+    for (int which = 0; which < 3; which++) {
+        td_worker *w = WORKER(td_process(.target = reads_it, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
+        REQUIRE_OK(td_start(w));
+        WAIT_UNTIL(listed(td_pid(w)) != NULL, 20);
+        td__party *party = listed(td_pid(w));
+        REQUIRE(party != NULL);
+        td__store_relaxed(which == 0 ? &party->previous : &party->next, 65000);
+        if (which == 2)
+            td__store_relaxed(&party->list, td__the_region->base + sizeof(td__region));
+        kill(td_pid(w), SIGKILL);
+        CHECK_OK(td_join_for(w, td_s(20)));
+        CHECK_INT(td_exitcode(w), -SIGKILL);
+        td_free(w);
+        WAIT_UNTIL(!(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING), 20);
+    }
+    /* Who repairs lives on: the spawner starts one more. */
+    td_worker *w = WORKER(td_process(.target = reads_it, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));
+    REQUIRE_OK(td_start(w));
+    CHECK_OK(td_kill(w));
+    CHECK_OK(td_join_for(w, td_s(20)));
+    td_outcome(w);
+    td_free(w);
+    return harness_failed();
+}
+
+/* Catches: a repair that follows the number of a party where there are only a thousand. */
+TEST(wild_links_in_a_little_region)
+{
+    helper_options options = { .before = little_room };
+    CHECK_INT(helper_run(&options, "wild_links", NULL), 0);
 }

@@ -273,11 +273,25 @@ TEST(bad_input)
     CHECK_ERROR(td_wait_any(&thing, 0, td_ms(1), NULL), TD_EINVAL);
     CHECK_ERROR(td_wait_any(&thing, 1001, td_ms(1), NULL), TD_ETOOBIG);
     thing.object = NULL;
-    CHECK(td_wait_any(&thing, 1, td_ms(1), NULL) < 0);
+    CHECK_NULL(td_thread(.target = until_go, .args = td_bytes("", SIZE_MAX)), TD_ETOOBIG);
+    CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_EINVAL);
+    CHECK_NULL(td_thread(.target = until_go, .args = td_bytes("", SIZE_MAX)), TD_ETOOBIG);
+    thing.kind = TD_WAITS_WORKER;
+    CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_ETOOBIG); /* why there is none */
     thing.kind = (td_waitable_kind)77;
     CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_EINVAL);
     thing = TD_WAIT_DESCRIPTOR(-1);
     CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_EINVAL);
+    int fds[2];
+    REQUIRE(pipe(fds) == 0);
+    td_waitable two[] = { TD_WAIT_DESCRIPTOR(fds[0]), TD_WAIT_DESCRIPTOR(fds[0]) };
+    two[1].descriptor = dup(fds[1]);
+    close(two[1].descriptor);
+    CHECK_ERROR(td_wait_any(two, 2, td_s(20), NULL), TD_EINVAL);
+    CHECK_HAS(td_last_message(), "is not open");
+    close(fds[1]);
+    CHECK_INT(td_wait_any(two, 1, td_s(20), NULL), 1); /* hung up */
+    close(fds[0]);
     CHECK_ERROR(td_descriptor((td_waitable){ 0 }), TD_EINVAL);
     td_worker *w = WORKER(td_thread(.target = until_go));
     thing = TD_WAIT_WORKER(w);
@@ -657,6 +671,47 @@ TEST_MODES_LIMIT(watchers_take_no_wake_ups_away, 100)
     free_shared(s);
 }
 
+/* --- the end of the program ---------------------------------------------------------------------------------- */
+
+static void *waits_beyond_the_end(void *event)
+{
+    int fds[2];
+    REQUIRE_INT(pipe(fds), 0);
+    td_waitable things[] = { TD_WAIT_EVENT(event), TD_WAIT_DESCRIPTOR(fds[0]) };
+    CHECK_INT(td_wait_any(things, 2, TD_NO_LIMIT, NULL), 1);
+    close(fds[0]);
+    close(fds[1]);
+    event_set(STARTED);
+    return NULL;
+}
+
+/* A thread of the program's own that waits while the program finishes, and goes on. Catches: a wait that is left to a
+ * thread of the library that has ended. */
+TEST(td_finish_during_a_wait)
+{
+    td_event event = { 0 };
+    pthread_t thread;
+    for (int i = 0; i < 20; i++) {
+        page->event[STARTED] = 0;
+        REQUIRE_INT(pthread_create(&thread, NULL, waits_beyond_the_end, &event), 0);
+        if (i > 0)
+            WAIT_UNTIL(awaited(&event), 20);
+        CHECK_OK(td_finish());
+        td_event_set(&event);
+        REQUIRE(event_wait_for(STARTED, 20));
+        pthread_join(thread, NULL);
+        td_event_clear(&event);
+    }
+    /* The same descriptor, after the threads have ended. */
+    int fd = td_descriptor(TD_WAIT_EVENT(&event));
+    REQUIRE(fd >= 0);
+    CHECK_OK(td_finish());
+    CHECK_OK(td_descriptor_clear(fd));
+    td_event_set(&event);
+    CHECK(readable(fd, 20000));
+    CHECK_OK(td_descriptor_close(fd));
+}
+
 /* --- deaths -------------------------------------------------------------------------------------------------- */
 
 typedef struct doomed {
@@ -752,4 +807,49 @@ TEST_METHODS_LIMIT(watcher_killed_at_every_step, 150)
         harness_note("%ld killed of %ld", killed, step);
         free_shared(s);
     }
+}
+
+static int gets_and_dies(td_call *call)
+{
+    doomed d = td_arg(call, doomed);
+    int item;
+    REQUIRE(td__party_self() != NULL);
+    td__kill_at_step(d.step);
+    return td_queue_get_for(d.at->queue, &item, td_s(40));
+}
+
+static void repaired(void)
+{
+    WAIT_UNTIL(!(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING), 20);
+}
+
+/* A consumer dies in its sleep, or with an item in its hand, which comes back and is got. Catches: a queue that then
+ * counts as ready, with nothing in it. */
+TEST_METHODS(a_queue_whose_consumer_has_died)
+{
+    shared *s = new_shared();
+    td_waitable thing = TD_WAIT_QUEUE(s->queue);
+    int item = 1;
+    td_worker *w = start_with(how, gets_one, s);
+    WAIT_UNTIL(td__word_waiters(&s->queue->items) == 1, 30);
+    REQUIRE_OK(td_kill(w));
+    REQUIRE_OK(td_join_for(w, td_s(30)));
+    td_outcome(w);
+    td_free(w);
+    repaired();
+    CHECK_INT(td_wait_any(&thing, 1, td_ms(20), NULL), 0);
+    for (long step = 1; step < 10; step++) {
+        doomed d = { s, step, false };
+        REQUIRE_OK(td_queue_put(s->queue, &item));
+        w = WORKER(NEW(.target = gets_and_dies, .args = TD_VAL(d)));
+        REQUIRE_OK(td_start(w));
+        REQUIRE_OK(td_join_for(w, td_s(30)));
+        td_outcome(w);
+        td_free(w);
+        repaired();
+        bool left = td_wait_any(&thing, 1, td_ms(20), NULL) == 1;
+        CHECK_INT(td_queue_try_get(s->queue, &item), left ? 0 : TD_EEMPTY);
+        CHECK_INT(td_wait_any(&thing, 1, td_ms(20), NULL), 0);
+    }
+    free_shared(s);
 }

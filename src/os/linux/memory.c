@@ -180,15 +180,23 @@ void td__unmap(void *at, size_t size)
         munmap(at, size);
 }
 
+#define RESERVE_LEAST ((uint64_t)256 * 1024) /* takes less time than between the ticks of any timer */
+
 int td__reserve(int fd, uint64_t offset, uint64_t size)
 {
     if (td__fault(ENOSPC))
         return -1;
-    int r;
-    do
-        r = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size);
-    while (r < 0 && errno == EINTR);
-    return r;
+    /* A signal can undo all of a request: so after each a smaller part is asked for, lest a timer never let it end. */
+    for (uint64_t part = size, done = 0; done < size;) {
+        uint64_t next = part < size - done ? part : size - done;
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)(offset + done), (off_t)next) == 0)
+            done += next;
+        else if (errno != EINTR)
+            return -1;
+        else if (part > RESERVE_LEAST)
+            part = part / 2 > RESERVE_LEAST ? part / 2 : RESERVE_LEAST;
+    }
+    return 0;
 }
 
 void td__punch(int fd, uint64_t offset, uint64_t size)
