@@ -153,6 +153,8 @@ bool td__event_happened(const td_event *event, const td__futex_item *item)
 void td_event_destroy(td_event *event)
 {
 #ifdef TD_DEBUG
+    if (event)
+        td__use_settle(event, sizeof *event);
     if (event && (td__word_waiters(word_of(event)) || td__is_watched(event, sizeof *event)))
         td__bug("td_event_destroy: a thread waits for event %p", (void *)event);
 #else

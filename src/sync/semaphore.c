@@ -203,6 +203,8 @@ uint32_t td_semaphore_value(const td_semaphore *semaphore)
 static void check_unused(const char *call, const td_semaphore *semaphore)
 {
 #ifdef TD_DEBUG
+    if (semaphore)
+        td__use_settle(semaphore, sizeof *semaphore);
     if (semaphore && td__word_waiters(word_of(semaphore)))
         td__bug("%s: a thread waits for semaphore %p", call, (const void *)semaphore);
 #else

@@ -43,6 +43,21 @@ bool td__is_watched(const volatile void *at, size_t size)
     td__lock_release(&lock);
     return found;
 }
+
+/* Dead processes do nothing, even if nobody has repaired after them yet. */
+static bool lives(pid_t pid)
+{
+    if (pid == td__getpid())
+        return true;
+    int fd = td__pid_fd(pid);
+    if (fd < 0)
+        return false;
+    bool ended = false;
+    td__poll(&fd, &ended, 1, 1);
+    td__close(fd);
+    return !ended;
+}
+
 #endif
 
 #if TD__CHECKS_USE
@@ -73,20 +88,6 @@ static const char *use_by(const td__party *party, const volatile void *at, size_
     return NULL;
 }
 
-/* Dead processes do nothing, even if nobody has repaired after them yet. */
-static bool lives(pid_t pid)
-{
-    if (pid == td__getpid())
-        return true;
-    int fd = td__pid_fd(pid);
-    if (fd < 0)
-        return false;
-    bool ended = false;
-    td__poll(&fd, &ended, 1, 1);
-    td__close(fd);
-    return !ended;
-}
-
 td__use td__use_of(const volatile void *at, size_t size)
 {
     td__region *region = td__the_region;
@@ -105,5 +106,34 @@ td__use td__use_of(const volatile void *at, size_t size)
     if (td__is_watched(at, size))
         return (td__use){ "waits, for several things, on", (uint32_t)td__getpid() };
     return (td__use){ NULL, 0 };
+}
+#endif
+
+#ifdef TD_DEBUG
+/* Where records are not looked into: perhaps. */
+static bool may_use(const td__party *party, const volatile void *at, size_t size)
+{
+#if TD__CHECKS_USE
+    return use_by(party, at, size) != NULL;
+#else
+    (void)party;
+    (void)at;
+    (void)size;
+    return true;
+#endif
+}
+
+void td__use_settle(const volatile void *at, size_t size)
+{
+    td__region *region = td__the_region;
+    if (!td__is_shared(at))
+        return;
+    uint32_t top = td__load_acquire(&region->party_top);
+    for (uint32_t i = 1; i < top && i < region->parties; i++) {
+        uint32_t pid = (uint32_t)td__load_acquire(td__party_entry(i));
+        if (pid && pid <= INT32_MAX && may_use(td__party_at(i), at, size) && !lives((pid_t)pid))
+            td__parties_await_death((pid_t)pid);
+    }
+    td__parties_release(at, size);
 }
 #endif

@@ -51,12 +51,11 @@ static inline void td__watches_forget(void)
 }
 #endif
 
-/* Before a look at an object that is to go: what the dead have left in it, as they would else be taken for living. */
-static inline void td__use_settle(const volatile void *at, size_t size)
-{
-    if (td__is_shared(at))
-        td__parties_release(at, size);
-}
+#ifdef TD_DEBUG
+/* Before a look at an object that is to go: what the dead have left in it, as they would else be taken for living. Of a
+ * death that the caller has found out by himself, before whoever watches, it is waited for that one to say so. */
+void td__use_settle(const volatile void *at, size_t size);
+#endif
 
 #if TD__CHECKS_USE
 /* What a living party does with something in this memory; `what` NULL: none does anything. */

@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <tandem.h>
 #include "queue/queue.h"
 #include "sync/section.h"
@@ -346,6 +347,25 @@ TEST_LIMIT(ended_after_a_death, 120)
         if (rows[i].destroy)
             expect(i, "Pk", "d", NULL);
         expect(i, "Pk", "f", NULL);
+    }
+}
+
+/* Who collects his own child may be quicker than the watcher. Catches: a child that is gone, and is taken for one that
+ * waits. */
+TEST(ended_after_an_own_child)
+{
+    for (uint32_t i = 0; i < ROWS; i++) {
+        const row *r = &rows[i];
+        if (!r->waits || !r->destroy)
+            continue;
+        stage *s = set_object(i, true);
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(r->use(s, s->object) != 0);
+        WAIT_UNTIL(is_waited(s->object, sizeof *s->object), 20);
+        kill(pid, SIGKILL);
+        REQUIRE(waitpid(pid, NULL, 0) == pid);
+        r->destroy(s->object);
     }
 }
 
