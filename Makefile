@@ -4,6 +4,7 @@
 #   make              installs what is missing of Debian's packages, and builds everything in build/
 #   make run          the example programs on their built-in input
 #   make check        the quick tier of all checks         make check-full   the long ones too
+#   make coverage     what of the library the tests run, file by file
 #   make bench        the benchmarks
 #   make install      to PREFIX (default /usr/local), below DESTDIR if that is given
 #   make format       clang-format over all sources        make clean        removes build/
@@ -15,7 +16,7 @@ JOBS ?= $(shell nproc)
 cmake := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL cmake
 compile := $(cmake) --build --preset release --parallel $(JOBS)
 
-.PHONY: all configure build run check check-full bench install format clean
+.PHONY: all configure build run check check-full coverage bench install format clean
 all: build
 
 configure:
@@ -35,6 +36,10 @@ run:
 check check-full:
 	@tools/install-deps build examples check
 	@JOBS=$(JOBS) tools/check $(if $(filter check-full,$@),--full)
+
+coverage:
+	@tools/install-deps build coverage
+	@JOBS=$(JOBS) tools/coverage
 
 bench:
 	@tools/install-deps --optional bench

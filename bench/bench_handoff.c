@@ -222,20 +222,101 @@ HANDOFF_PROCESSES(futex)
         SIGNAL(&g->cond[to]);                                        \
     }
 
+/* A semaphore and an event that are made of a mutex and a condition for each side: the count that a release adds to,
+ * and the flag that set sets for all, and that is cleared by who waited, in a section of its own as there is no other
+ * way to clear an event. WAKE_UNDER or WAKE_AFTER: when it signals. */
+#define WAKE_UNDER(UNLOCK, WAKE) \
+    WAKE;                        \
+    UNLOCK
+#define WAKE_AFTER(UNLOCK, WAKE) \
+    UNLOCK;                      \
+    WAKE
+
+#define SIDES(NAME, MUTEX, COND, LOCK, UNLOCK, WAIT)                    \
+    typedef struct NAME##_sides {                                       \
+        struct {                                                        \
+            _Alignas(64) MUTEX mutex;                                   \
+            COND cond;                                                  \
+            unsigned count;                                             \
+        } of[2];                                                        \
+    } NAME##_sides;                                                     \
+    static void NAME##_sem_await(void *game, int side, unsigned turn)   \
+    {                                                                   \
+        NAME##_sides *g = game;                                         \
+        (void)turn;                                                     \
+        LOCK(&g->of[side].mutex);                                       \
+        while (g->of[side].count == 0)                                  \
+            WAIT(&g->of[side].cond, &g->of[side].mutex);                \
+        g->of[side].count--;                                            \
+        UNLOCK(&g->of[side].mutex);                                     \
+    }                                                                   \
+    static void NAME##_event_await(void *game, int side, unsigned turn) \
+    {                                                                   \
+        NAME##_sides *g = game;                                         \
+        (void)turn;                                                     \
+        LOCK(&g->of[side].mutex);                                       \
+        while (g->of[side].count == 0)                                  \
+            WAIT(&g->of[side].cond, &g->of[side].mutex);                \
+        UNLOCK(&g->of[side].mutex);                                     \
+        LOCK(&g->of[side].mutex);                                       \
+        g->of[side].count = 0;                                          \
+        UNLOCK(&g->of[side].mutex);                                     \
+    }
+#define GIVE(NAME, SIDES_OF, WHEN, CHANGE, LOCK, UNLOCK, WAKE) \
+    static void NAME##_give(void *game, int to, unsigned turn) \
+    {                                                          \
+        SIDES_OF##_sides *g = game;                            \
+        (void)turn;                                            \
+        LOCK(&g->of[to].mutex);                                \
+        g->of[to].count CHANGE;                                \
+        WHEN(UNLOCK(&g->of[to].mutex), WAKE(&g->of[to].cond)); \
+    }
+
 CONDITION(pcond, pthread_mutex_t, pthread_cond_t, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_wait,
           pthread_cond_signal)
 CONDITION_AFTER(pcond, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_signal)
 
+SIDES(pcond, pthread_mutex_t, pthread_cond_t, pthread_mutex_lock, pthread_mutex_unlock, pthread_cond_wait)
+#define PTHREAD_GIVE(NAME, WHEN, CHANGE, WAKE) \
+    GIVE(NAME, pcond, WHEN, CHANGE, pthread_mutex_lock, pthread_mutex_unlock, WAKE)
+PTHREAD_GIVE(pcond_sem, WAKE_UNDER, += 1, pthread_cond_signal)
+PTHREAD_GIVE(pcond_sem_after, WAKE_AFTER, += 1, pthread_cond_signal)
+PTHREAD_GIVE(pcond_event, WAKE_UNDER, = 1, pthread_cond_broadcast)
+PTHREAD_GIVE(pcond_event_after, WAKE_AFTER, = 1, pthread_cond_broadcast)
+
+static void init_mutex(pthread_mutex_t *mutex, bool shared)
+{
+    pthread_mutexattr_t how;
+    if (pthread_mutexattr_init(&how) ||
+        pthread_mutexattr_setpshared(&how, shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE) ||
+        pthread_mutex_init(mutex, &how))
+        bench_fail("pthread_mutex_init");
+}
+
+static void init_cond(pthread_cond_t *cond, bool shared)
+{
+    pthread_condattr_t how;
+    if (pthread_condattr_init(&how) ||
+        pthread_condattr_setpshared(&how, shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE) ||
+        pthread_cond_init(cond, &how))
+        bench_fail("pthread_cond_init");
+}
+
 static void pcond_init(void *game, bool shared)
 {
     pcond_game *g = game;
-    pthread_mutexattr_t mutex;
-    pthread_condattr_t cond;
-    int how = shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE;
-    if (pthread_mutexattr_init(&mutex) || pthread_condattr_init(&cond) || pthread_mutexattr_setpshared(&mutex, how) ||
-        pthread_condattr_setpshared(&cond, how) || pthread_mutex_init(&g->mutex, &mutex) ||
-        pthread_cond_init(&g->cond[0], &cond) || pthread_cond_init(&g->cond[1], &cond))
-        bench_fail("pthread_cond_init");
+    init_mutex(&g->mutex, shared);
+    for (int i = 0; i < 2; i++)
+        init_cond(&g->cond[i], shared);
+}
+
+static void pcond_sem_init(void *game, bool shared)
+{
+    pcond_sides *g = game;
+    for (int i = 0; i < 2; i++) {
+        init_mutex(&g->of[i].mutex, shared);
+        init_cond(&g->of[i].cond, shared);
+    }
 }
 
 #define pcond_after_init  pcond_init
@@ -244,6 +325,20 @@ HANDOFF(pcond, .spins = false)
 HANDOFF(pcond_after, .spins = false)
 HANDOFF_PROCESSES(pcond)
 HANDOFF_PROCESSES(pcond_after)
+
+#define pcond_sem_after_init    pcond_sem_init
+#define pcond_sem_after_await   pcond_sem_await
+#define pcond_event_init        pcond_sem_init
+#define pcond_event_after_init  pcond_sem_init
+#define pcond_event_after_await pcond_event_await
+HANDOFF(pcond_sem, .spins = false)
+HANDOFF(pcond_sem_after, .spins = false)
+HANDOFF(pcond_event, .spins = false)
+HANDOFF(pcond_event_after, .spins = false)
+HANDOFF_PROCESSES(pcond_sem)
+HANDOFF_PROCESSES(pcond_sem_after)
+HANDOFF_PROCESSES(pcond_event)
+HANDOFF_PROCESSES(pcond_event_after)
 
 #ifdef BENCH_GLIB
 CONDITION(gcond, GMutex, GCond, g_mutex_lock, g_mutex_unlock, g_cond_wait, g_cond_signal)
@@ -263,6 +358,24 @@ CONDITION_AFTER(ncv, nsync_mu_lock, nsync_mu_unlock, nsync_cv_signal)
 #define ncv_after_await ncv_await
 HANDOFF(ncv, .spins = false)
 HANDOFF(ncv_after, .spins = false)
+
+/* nsync's own semaphore is no part of its interface, its counter only goes down, and its note is set but once. */
+SIDES(ncv, nsync_mu, nsync_cv, nsync_mu_lock, nsync_mu_unlock, nsync_cv_wait)
+#define NSYNC_GIVE(NAME, WHEN, CHANGE, WAKE) GIVE(NAME, ncv, WHEN, CHANGE, nsync_mu_lock, nsync_mu_unlock, WAKE)
+NSYNC_GIVE(ncv_sem, WAKE_UNDER, += 1, nsync_cv_signal)
+NSYNC_GIVE(ncv_sem_after, WAKE_AFTER, += 1, nsync_cv_signal)
+NSYNC_GIVE(ncv_event, WAKE_UNDER, = 1, nsync_cv_broadcast)
+NSYNC_GIVE(ncv_event_after, WAKE_AFTER, = 1, nsync_cv_broadcast)
+#define ncv_sem_init          words_init
+#define ncv_sem_after_init    words_init
+#define ncv_sem_after_await   ncv_sem_await
+#define ncv_event_init        words_init
+#define ncv_event_after_init  words_init
+#define ncv_event_after_await ncv_event_await
+HANDOFF(ncv_sem, .spins = false)
+HANDOFF(ncv_sem_after, .spins = false)
+HANDOFF(ncv_event, .spins = false)
+HANDOFF(ncv_event_after, .spins = false)
 #endif
 
 /* --- Tandem ----------------------------------------------------------------------------------------------------- */
@@ -380,11 +493,19 @@ static const bench_op ops[] = {
     { "futex", futex },
     { "pcond", pcond },
     { "pcond-after", pcond_after },
+    { "pcond-sem", pcond_sem },
+    { "pcond-sem-after", pcond_sem_after },
+    { "pcond-event", pcond_event },
+    { "pcond-event-after", pcond_event_after },
     { "psem", psem },
     { "spin-p", spin_processes },
     { "futex-p", futex_processes },
     { "pcond-p", pcond_processes },
     { "pcond-after-p", pcond_after_processes },
+    { "pcond-sem-p", pcond_sem_processes },
+    { "pcond-sem-after-p", pcond_sem_after_processes },
+    { "pcond-event-p", pcond_event_processes },
+    { "pcond-event-after-p", pcond_event_after_processes },
     { "psem-p", psem_processes },
 #ifdef BENCH_GLIB
     { "gcond", gcond },
@@ -393,6 +514,10 @@ static const bench_op ops[] = {
 #ifdef BENCH_NSYNC
     { "ncv", ncv },
     { "ncv-after", ncv_after },
+    { "ncv-sem", ncv_sem },
+    { "ncv-sem-after", ncv_sem_after },
+    { "ncv-event", ncv_event },
+    { "ncv-event-after", ncv_event_after },
 #endif
 };
 
@@ -418,6 +543,16 @@ static bench_row rows[] = {
     ROW("ncv-after", BENCH_PEER, &peers, "nsync_cv, signalled after it"),
 #endif
     ROW("psem", BENCH_PEER, &peers, "sem_t"),
+    ROW("pcond-sem", BENCH_PEER, &peers, "semaphore of pthread_cond, signalled under the lock"),
+    ROW("pcond-sem-after", BENCH_PEER, &peers, "semaphore of pthread_cond, signalled after it"),
+    ROW("pcond-event", BENCH_PEER, &peers, "event of pthread_cond, signalled under the lock"),
+    ROW("pcond-event-after", BENCH_PEER, &peers, "event of pthread_cond, signalled after it"),
+#ifdef BENCH_NSYNC
+    ROW("ncv-sem", BENCH_PEER, &peers, "semaphore of nsync_cv, signalled under the lock"),
+    ROW("ncv-sem-after", BENCH_PEER, &peers, "semaphore of nsync_cv, signalled after it"),
+    ROW("ncv-event", BENCH_PEER, &peers, "event of nsync_cv, signalled under the lock"),
+    ROW("ncv-event-after", BENCH_PEER, &peers, "event of nsync_cv, signalled after it"),
+#endif
     FAST_ROW("spin-p", BENCH_LIMIT, &peers, "limit: a word each, spinning, 2 processes"),
     ROW("futex-p", BENCH_LIMIT, &peers, "limit: a word each, futex sleep at once, 2 processes"),
     ROW("td-cond-p", BENCH_TANDEM, &tandem_server, "Tandem td_condition, 2 processes"),
@@ -426,6 +561,10 @@ static bench_row rows[] = {
     ROW("pcond-p", BENCH_PEER, &peers, "pthread_cond pshared, under the lock, 2 processes"),
     ROW("pcond-after-p", BENCH_PEER, &peers, "pthread_cond pshared, after it, 2 processes"),
     ROW("psem-p", BENCH_PEER, &peers, "sem_t pshared, 2 processes"),
+    ROW("pcond-sem-p", BENCH_PEER, &peers, "semaphore of pthread_cond, under the lock, 2 processes"),
+    ROW("pcond-sem-after-p", BENCH_PEER, &peers, "semaphore of pthread_cond, after it, 2 processes"),
+    ROW("pcond-event-p", BENCH_PEER, &peers, "event of pthread_cond, under the lock, 2 processes"),
+    ROW("pcond-event-after-p", BENCH_PEER, &peers, "event of pthread_cond, after it, 2 processes"),
 };
 
 static const bench_metric metrics[METRICS] = {
@@ -449,10 +588,11 @@ static const bench_metric metrics[METRICS] = {
 
 static const bench_comparison comparisons[] = {
     AGAINST("condition", "td-cond", "pcond|pcond-after|ncv|ncv-after"),
-    AGAINST("semaphore", "td-sem", "psem"),
-    AGAINST("event", "td-event", "psem"),
+    AGAINST("semaphore", "td-sem", "psem|pcond-sem|pcond-sem-after|ncv-sem|ncv-sem-after"),
+    AGAINST("event", "td-event", "psem|pcond-event|pcond-event-after|ncv-event|ncv-event-after"),
     AGAINST("condition between processes", "td-cond-p", "pcond-p|pcond-after-p"),
-    AGAINST("semaphore between processes", "td-sem-p", "psem-p"),
+    AGAINST("semaphore between processes", "td-sem-p", "psem-p|pcond-sem-p|pcond-sem-after-p"),
+    AGAINST("event between processes", "td-event-p", "psem-p|pcond-event-p|pcond-event-after-p"),
 };
 
 static const char *const notes[] = {

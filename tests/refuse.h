@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 /* From now on, to the calling thread and to what it starts: the call, if the lower half of this argument is as large as
- * that. */
-static inline void refuse_above(long call, int argument, uint32_t least, int error)
+ * that. False: it may not have filters. */
+static inline bool try_refuse_above(long call, int argument, uint32_t least, int error)
 {
     size_t at = offsetof(struct seccomp_data, args) + (size_t)argument * sizeof(uint64_t);
     if (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
@@ -29,8 +29,18 @@ static inline void refuse_above(long call, int argument, uint32_t least, int err
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static inline void refuse_above(long call, int argument, uint32_t least, int error)
+{
+    if (!try_refuse_above(call, argument, least, error))
         _exit(EXIT_WORKER);
+}
+
+static inline bool try_refuse(long call, int error)
+{
+    return try_refuse_above(call, 0, 0, error);
 }
 
 static inline void refuse(long call, int error)

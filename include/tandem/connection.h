@@ -31,10 +31,9 @@
  * receive: TD_ECLOSED (the other side has gone, and all that it sent has been received), TD_ETORN, TD_ETYPE,
  * TD_ENOMEM, TD_EDESCRIPTOR, TD_ESYSTEM, TD_ETIMEOUT.
  *
- * A time limit bounds the waiting; td_ms(0) does not wait. The calls without one, td_send_value, td_send_fd,
- * td_send_connection and their counterparts among them, wait as long as it takes, and none can be cancelled. To receive
- * within a limit, or until a cancellation, wait by td_poll or td_wait_any (tandem/wait.h) before; another receiver may
- * take the frame in between.
+ * Calls that end in _for take a time limit, which bounds the waiting; td_ms(0) does not wait. Those without one wait as
+ * long as it takes. None can be cancelled: to receive until a cancellation, wait by td_wait_any (tandem/wait.h) before,
+ * and receive with a limit, since another receiver may take the frame in between.
  *
  * After TD_ETIMEOUT, TD_ENOMEM, TD_ETYPE and TD_ETOOBIG nothing has been sent, or the frame is still there for the next
  * call. TD_ETORN: a frame whose sender ended while it sent it, or that is no frame of this library; it is gone, and the
@@ -87,6 +86,7 @@ TD_API int td_send_parts_for(td_connection *c, const td_value *parts, size_t cou
  * TD_SHARED among the parts of td_send_parts too.
  */
 TD_API int td_send_value(td_connection *c, td_value value);
+TD_API int td_send_value_for(td_connection *c, td_value value, td_time limit);
 
 /*
  * Receive a frame into a new block, to be freed with free(). *size (may be NULL) gets its size; a NUL byte, not
@@ -107,7 +107,10 @@ TD_API int td_recv_into_for(td_connection *c, void *buffer, size_t room, size_t 
  * is still there then). A frame sent by td_send has the kind of a block of bytes, which fits every type. Python: recv.
  */
 TD_API int td_recv_copy(td_connection *c, void *to, size_t size, int kind);
+TD_API int td_recv_copy_for(td_connection *c, void *to, size_t size, int kind, td_time limit);
 #define td_recv_value(c, type, to) td_recv_copy((c), (1 ? (to) : (type *)0), sizeof(type), TD_KIND_OF(type))
+#define td_recv_value_for(c, type, to, limit) \
+    td_recv_copy_for((c), (1 ? (to) : (type *)0), sizeof(type), TD_KIND_OF(type), (limit))
 
 /*
  * Receives a block of the shared heap, sent by td_send_value(c, TD_SHARED(block)): it is the caller's now. TD_ETYPE if
@@ -135,12 +138,16 @@ TD_API int td_poll(td_connection *c, td_time limit);
  * multiprocessing.reduction.send_handle, recv_handle.
  */
 TD_API int td_send_fd(td_connection *c, int fd);
+TD_API int td_send_fd_for(td_connection *c, int fd, td_time limit);
 TD_API int td_recv_fd(td_connection *c);
+TD_API int td_recv_fd_for(td_connection *c, td_time limit);
 
 /* The same with a connection: the receiver gets a handle of its own of the same end. The sender's stays open, until it
  * closes it, with what a failed call has left in it. NULL on failure. Python: send(connection). */
 TD_API int td_send_connection(td_connection *c, td_connection *passed);
+TD_API int td_send_connection_for(td_connection *c, td_connection *passed, td_time limit);
 TD_API td_connection *td_recv_connection(td_connection *c);
+TD_API td_connection *td_recv_connection_for(td_connection *c, td_time limit);
 
 /*
  * The descriptor, for poll and epoll: readable when there may be a frame or the end. Do not read, write or close it. It

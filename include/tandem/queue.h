@@ -36,8 +36,9 @@
  *   TD_ECORRUPT          something has written over a shared queue. The reader is told so and does not crash, but not
  *                        every lie shows: items may be lost or wrong, and a call without a limit may wait for ever
  *   TD_EINVAL            NULL, or no queue. A queue that could not be created is NULL: its error comes back
- * Waits resume after signals. Threads that wait spin for some 20 us, then sleep; an idle queue uses no processor time.
- * No call is for signal handlers.
+ * Items are in order; those who wait for them, or for places, are not: a thread that has been woken can lose what it
+ * was woken for to one that comes at this moment, and is then woken for the next. Waits resume after signals. Threads
+ * that wait spin for some 20 us, then sleep; an idle queue uses no processor time. No call is for signal handlers.
  *
  * After fork() a queue that is not shared is the child's own copy, of any kind, and can be used there whatever other
  * threads were doing with it: every item whose put had returned is in it, whole and in its order, unless a get had
@@ -152,9 +153,17 @@ TD_API int td_queue_try_get(td_queue *queue, void *item); /* Python: get_nowait 
 TD_API int64_t td_queue_put_many(td_queue *queue, const void *items, size_t count);
 TD_API int64_t td_queue_put_many_with(td_queue *queue, const void *items, size_t count, td_time limit,
                                       td_cancel *cancel);
+static inline int64_t td_queue_put_many_for(td_queue *queue, const void *items, size_t count, td_time limit)
+{
+    return td_queue_put_many_with(queue, items, count, limit, NULL);
+}
 TD_API int64_t td_queue_try_put_many(td_queue *queue, const void *items, size_t count);
 TD_API int64_t td_queue_get_many(td_queue *queue, void *items, size_t count);
 TD_API int64_t td_queue_get_many_with(td_queue *queue, void *items, size_t count, td_time limit, td_cancel *cancel);
+static inline int64_t td_queue_get_many_for(td_queue *queue, void *items, size_t count, td_time limit)
+{
+    return td_queue_get_many_with(queue, items, count, limit, NULL);
+}
 TD_API int64_t td_queue_try_get_many(td_queue *queue, void *items, size_t count);
 
 /* --- items of any size, up to item_size. TD_EUNSUPPORTED without .any_size -------------------------------------- */
@@ -162,11 +171,19 @@ TD_API int64_t td_queue_try_get_many(td_queue *queue, void *items, size_t count)
 /* `size` 0 is an item as well. Larger than item_size: TD_ETOOBIG. */
 TD_API int td_queue_put_bytes(td_queue *queue, const void *bytes, size_t size);
 TD_API int td_queue_put_bytes_with(td_queue *queue, const void *bytes, size_t size, td_time limit, td_cancel *cancel);
+static inline int td_queue_put_bytes_for(td_queue *queue, const void *bytes, size_t size, td_time limit)
+{
+    return td_queue_put_bytes_with(queue, bytes, size, limit, NULL);
+}
 TD_API int td_queue_try_put_bytes(td_queue *queue, const void *bytes, size_t size);
 /* *size: the item's. If that is more than `room`, TD_ETOOBIG, and the item stays the next one. */
 TD_API int td_queue_get_bytes(td_queue *queue, void *bytes, size_t room, size_t *size);
 TD_API int td_queue_get_bytes_with(td_queue *queue, void *bytes, size_t room, size_t *size, td_time limit,
                                    td_cancel *cancel);
+static inline int td_queue_get_bytes_for(td_queue *queue, void *bytes, size_t room, size_t *size, td_time limit)
+{
+    return td_queue_get_bytes_with(queue, bytes, room, size, limit, NULL);
+}
 TD_API int td_queue_try_get_bytes(td_queue *queue, void *bytes, size_t room, size_t *size);
 
 /* --- blocks of the shared heap, handed over without a copy ------------------------------------------------------- */
@@ -177,8 +194,18 @@ TD_API int td_queue_try_get_bytes(td_queue *queue, void *bytes, size_t room, siz
  */
 TD_API int td_queue_put_shared(td_queue *queue, void *block);
 TD_API int td_queue_put_shared_with(td_queue *queue, void *block, td_time limit, td_cancel *cancel);
+static inline int td_queue_put_shared_for(td_queue *queue, void *block, td_time limit)
+{
+    return td_queue_put_shared_with(queue, block, limit, NULL);
+}
+TD_API int td_queue_try_put_shared(td_queue *queue, void *block);
 TD_API int td_queue_get_shared(td_queue *queue, void **block);
 TD_API int td_queue_get_shared_with(td_queue *queue, void **block, td_time limit, td_cancel *cancel);
+static inline int td_queue_get_shared_for(td_queue *queue, void **block, td_time limit)
+{
+    return td_queue_get_shared_with(queue, block, limit, NULL);
+}
+TD_API int td_queue_try_get_shared(td_queue *queue, void **block);
 
 /* --- the queue as a whole ------------------------------------------------------------------------------------------
  */

@@ -111,6 +111,8 @@ TD_API int td_shared_stats(td_shared_counts *counts);
  * An index that is out of bounds, and a pointer that is no such value or array, or one of another size, are bugs of the
  * caller: one sentence, and abort. Where the lock cannot be had (TD_ENOMEM, TD_ETOOBIG, see td_lock_acquire), they
  * change nothing, and get, add and their like give 0; td_last_error tells. They block while another holds the lock.
+ * Who died holding it is told once, to the next to acquire it; get and add have no way to say so. Where a death may
+ * have left several elements that no longer fit together, take the lock, or read by td_shared_read.
  */
 TD_API void *td_shared_make(size_t count, size_t size, size_t alignment, const void *first);
 TD_API td_rlock *td_shared_lock(const void *array);

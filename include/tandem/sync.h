@@ -52,7 +52,8 @@ typedef struct td_lock {
 /*
  * Acquires it; blocks while another has it. 0 or TD_OWNER_DIED: it is held now. Negative: it is not (see above);
  * TD_EDEADLOCK: the calling thread holds it already; TD_ETOOBIG: the thread holds 200 objects already.
- * A few ns when it is free. Sleeps after a short time of trying; not in order of arrival, but nobody starves.
+ * A few ns when it is free. Sleeps after a short time of trying. Not in order of arrival: who is awake can be quicker
+ * than one who sleeps, or has just been woken; but who has tried for 15 us is let go first by whoever releases it.
  */
 TD_API int td_lock_acquire(td_lock *lock);
 TD_API int td_lock_acquire_with(td_lock *lock, td_time limit, td_cancel *cancel);
@@ -131,7 +132,9 @@ typedef struct td_semaphore {
 /* Gives it its first units; TD_ETOOBIG above TD_SEMAPHORE_MAX. Nobody may be using it. */
 TD_API int td_semaphore_init(td_semaphore *semaphore, uint32_t value);
 /*
- * Takes a unit; blocks while there is none. Not in order of arrival. Spins for a short time before it sleeps.
+ * Takes a unit; blocks while there is none. Spins for a short time before it sleeps. Not in order of arrival: one that
+ * has been woken can lose the unit to somebody quicker, and then sleeps until the next release wakes it. Where that
+ * must not happen again and again, td_owned_semaphore serves those who wait in their order.
  * A unit that a dead process had taken is lost, as nobody knows who would have released it: see td_owned_semaphore. One
  * that a waiter was being woken for is not.
  */
@@ -346,16 +349,16 @@ TD_API bool td_once_done(const td_once *once); /* has it been run, with success?
  * own.
  */
 typedef struct td_local {
-    size_t size;                                 /* of a value, in bytes; 0: that of a pointer */
-    int (*init)(void *value, void *context);     /* of zeroed bytes, at a thread's first td_local_get; 0 or a failure */
-    void (*destroy)(void *value, void *context); /* at the thread's end, and by td_local_delete */
-    void *context;
+    size_t size TD_ZERO;                                 /* of a value, in bytes; 0: that of a pointer */
+    int (*init)(void *value, void *context) TD_ZERO;     /* of zeroed bytes, at a thread's first get; 0 or a failure */
+    void (*destroy)(void *value, void *context) TD_ZERO; /* at the thread's end, and by td_local_delete */
+    void *context TD_ZERO;
 #ifdef __cplusplus
     alignas(8)
 #else
     _Alignas(8)
 #endif
-        uint64_t td_id;
+        uint64_t td_id TD_ZERO;
 } td_local;
 
 /*

@@ -59,12 +59,13 @@ typedef struct td_waitable {
 
 /*
  * Waits until at least one of `count` things is ready, and sets `ready` of all. Returns how many are ready; 0 when the
- * limit has passed (td_ms(0): looks only). Negative: TD_EINVAL (no things, a kind unknown, a NULL object), TD_ESTATE (a
- * worker that was never started; a connection that is closed, or can only send), TD_EUNSUPPORTED (a worker that this
- * process has not started), TD_EFORKED, TD_ETOOBIG (more than 1000 things; or see below), TD_ECANCELLED, TD_ENOMEM,
- * TD_EDESCRIPTOR, TD_EPROCESS (no thread). Blocks; resumes after signals. From any thread. Takes nothing and changes
- * nothing. None of the things may be freed, and no connection closed, before it has returned: debug builds (TD_DEBUG)
- * abort if an event or a queue is, or if it still has a descriptor, as far as they see it in their own process.
+ * limit has passed (td_ms(0): looks only). Negative: TD_EINVAL (no things, a kind unknown, a NULL event, a descriptor
+ * that is not open; of another NULL the pending error), TD_ESTATE (a worker that was never started; a connection that
+ * is closed, or can only send), TD_EUNSUPPORTED (a worker that this process has not started), TD_EFORKED, TD_ETOOBIG
+ * (more than 1000 things; or see below), TD_ECANCELLED, TD_ENOMEM, TD_EDESCRIPTOR, TD_EPROCESS (no thread). Blocks;
+ * resumes after signals. From any thread. Takes nothing and changes nothing. None of the things may be freed, and no
+ * connection closed, before it has returned: debug builds (TD_DEBUG) abort if an event or a queue is, or if it still
+ * has a descriptor, as far as they see it in their own process.
  *
  * If all are workers, queues and events, and at most 127, it sleeps on these themselves. With connections or
  * descriptors among them, or with more, it is poll: workers have a descriptor each, and queues and events are watched

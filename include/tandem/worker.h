@@ -92,7 +92,8 @@ extern "C" {
  * the caller has at this moment, an empty signal mask, and the signal dispositions the program was born with.
  * Errors: TD_ESTATE, TD_EINIT (a process before td_init), TD_EPROCESS, TD_EDESCRIPTOR, TD_ENOMEM, TD_ETARGET (the
  * target is in no loaded file; if the worker cannot load that file, it fails with this code), TD_ESPAWNER, TD_EACCESS,
- * TD_ESYSTEM, TD_EFORKED. Blocks for as long as the system needs to start it; the first process start also starts the
+ * TD_ESYSTEM, TD_EFORKED, TD_EUNSUPPORTED (a process, not by fork, in a program that runs with its file's rights, as
+ * set-user-ID programs do). Blocks for as long as the system needs to start it; the first process start also starts the
  * spawner.
  */
 TD_API int td_start(td_worker *worker);

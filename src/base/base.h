@@ -11,9 +11,9 @@
 /* Sets the thread's pending error to `code` and the sentence; returns the code. Keeps errno. */
 int td__fail(int code, const char *format, ...) TD_PRINTF(2, 3);
 
-/* The same with the code's own sentence, without formatting: for calls that fail as a matter of course, such as a try.
- */
-int td__fail_quick(int code);
+/* The same with the name of the call, a constant string, and the code's own sentence, which are put together when
+ * somebody asks: for calls that fail as a matter of course, such as a try. */
+int td__fail_quick(int code, const char *call);
 
 /* A bug of the caller: one sentence on standard error ("td_lock_release: lock 0x... is not held"), then abort(). */
 _Noreturn void td__bug(const char *format, ...) TD_PRINTF(1, 2);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 static _Thread_local int pending_code;
-static _Thread_local bool pending_quick; /* the sentence is the code's own */
+static _Thread_local const char *pending_call; /* not NULL: the message is to be made of this and the code's sentence */
 static _Thread_local char pending_message[512];
 
 static const struct {
@@ -44,7 +44,13 @@ int td_last_error(void)
 
 const char *td_last_message(void)
 {
-    return pending_quick ? td_strerror(pending_code) : pending_message;
+    if (pending_call) {
+        int kept = errno;
+        td__format(pending_message, sizeof pending_message, "%s: %s", pending_call, td_strerror(pending_code));
+        pending_call = NULL;
+        errno = kept;
+    }
+    return pending_message;
 }
 
 int td__pending(void)
@@ -62,15 +68,15 @@ int td__fail(int code, const char *format, ...)
     vsnprintf(pending_message, sizeof pending_message, format, args);
     va_end(args);
     pending_code = code;
-    pending_quick = false;
+    pending_call = NULL;
     errno = kept;
     return code;
 }
 
-int td__fail_quick(int code)
+int td__fail_quick(int code, const char *call)
 {
     pending_code = code;
-    pending_quick = true;
+    pending_call = call;
     return code;
 }
 

@@ -144,8 +144,18 @@ static inline void end_freeing(td__party *me)
     me->step[TD__STEP_MEMORY].argument = 0;
 }
 
+static inline bool there_is_a_heap(const char *call)
+{
+    if (td__likely(td__shared_size != 0))
+        return true;
+    td__fail(TD_EINIT, "%s: there is no shared memory: td_init() was not called, or found no room for it", call);
+    return false;
+}
+
 void *td__heap_take(td__party *me, size_t alignment, size_t size, uintptr_t *name, const char *call)
 {
+    if (!there_is_a_heap(call))
+        return NULL;
     begin(me);
     void *block = take(me, alignment, size, name, call);
     end_freeing(me);
@@ -163,10 +173,7 @@ int td__heap_complete(const void *block, const char *call)
 /* The calling thread's party, if there is a heap. */
 static td__party *enter(const char *call)
 {
-    if (td__likely(td__shared_size != 0))
-        return td__party_self();
-    td__fail(TD_EINIT, "%s: there is no shared memory: td_init() was not called, or found no room for it", call);
-    return NULL;
+    return there_is_a_heap(call) ? td__party_self() : NULL;
 }
 
 static inline __attribute__((always_inline)) void *allocate(size_t alignment, size_t size, bool zero, const char *call)

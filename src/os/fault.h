@@ -8,6 +8,14 @@
 
 #include <stdbool.h>
 
+/* In builds with TD_COVERAGE: writes down what this process has run, which nothing else does where it ends by _exit or
+ * by a signal of its own sending. */
+#if TD_COVERAGE
+void td__coverage_save(void);
+#else
+#define td__coverage_save() ((void)0)
+#endif
+
 #if TD_FAULTS
 /* The n-th counted call from now fails once; n <= 0 counts only. */
 void td__fault_arm(long n);

@@ -164,6 +164,7 @@ ssize_t td__receive_parts(int socket, const struct iovec *parts, size_t count, i
 void td__socket_enlarge(int socket, int bytes); /* what it may hold unread; as far as the system lets us */
 void td__socket_shut(int socket, bool reading, bool writing);
 bool td__is_packet_socket(int fd); /* such as td__socket_pair makes? */
+bool td__is_own_socket(int fd);    /* of a pair that was made with our effective user and group? */
 
 /* A connected pair that keeps no message borders. Neither call raises SIGPIPE. td__stream_send does not wait: EAGAIN.
  */
@@ -207,7 +208,8 @@ const char *td__signal_name(int number, char buffer[24]); /* "SIGSEGV" */
 
 pid_t td__getpid(void);
 pid_t td__getppid(void);
-bool td__is_secure(void); /* executed with rights that its starter had not: set-user-ID and the like */
+bool td__is_secure(void);         /* executed with rights that its starter had not: set-user-ID and the like */
+bool td__exec_gives_rights(void); /* would td__exec_self's process get some from its file? for a sentence only */
 int td__pid_fd(pid_t pid);
 int td__pid_fd_kill(int pid_fd, int signal);
 void td__kill(pid_t pid, int signal);

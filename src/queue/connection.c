@@ -256,28 +256,39 @@ int td_send_parts_for(td_connection *c, const td_value *parts, size_t count, td_
     return send_parts(c, "td_send_parts_for", parts, count, TD_KIND_BYTES, limit);
 }
 
+int td_send_value_for(td_connection *c, td_value value, td_time limit)
+{
+    return send_parts(c, "td_send_value", &value, 1, value.kind, limit);
+}
+
 int td_send_value(td_connection *c, td_value value)
 {
-    return send_parts(c, "td_send_value", &value, 1, value.kind, TD_NO_LIMIT);
+    return td_send_value_for(c, value, TD_NO_LIMIT);
 }
 
-static int send_descriptor(td_connection *c, const char *call, int fd, int kind, unsigned detail)
+static int send_descriptor(td_connection *c, const char *call, int fd, int kind, unsigned detail, td_time limit)
 {
     td__header header = { .kind = (uint8_t)kind, .detail = (uint8_t)detail };
-    return td__packet_send(c, &header, NULL, 0, &fd, 1, 0) == 0 ? 0 : td__send_failed(call, errno);
+    int r = td__packet_send(c, &header, NULL, 0, &fd, 1, td__deadline(limit));
+    return r == 0 ? 0 : td__send_failed(call, errno);
 }
 
-int td_send_fd(td_connection *c, int fd)
+int td_send_fd_for(td_connection *c, int fd, td_time limit)
 {
     int code = enter(c, "td_send_fd", TD__WRITABLE);
     if (code < 0)
         return code;
     if (fd < 0 || !td__is_open(fd))
         return leave(c, td__fail(TD_EINVAL, "td_send_fd: %d is no open descriptor", fd));
-    return leave(c, send_descriptor(c, "td_send_fd", fd, TD__FRAME_FD, 0));
+    return leave(c, send_descriptor(c, "td_send_fd", fd, TD__FRAME_FD, 0, limit));
 }
 
-int td_send_connection(td_connection *c, td_connection *passed)
+int td_send_fd(td_connection *c, int fd)
+{
+    return td_send_fd_for(c, fd, TD_NO_LIMIT);
+}
+
+int td_send_connection_for(td_connection *c, td_connection *passed, td_time limit)
 {
     int code = enter(c, "td_send_connection", TD__WRITABLE);
     if (code < 0)
@@ -285,8 +296,13 @@ int td_send_connection(td_connection *c, td_connection *passed)
     code = enter(passed, "td_send_connection, of the one to be passed", 0);
     if (code < 0)
         return leave(c, code);
-    code = send_descriptor(c, "td_send_connection", passed->fd, TD__FRAME_CONNECTION, passed->rights);
+    code = send_descriptor(c, "td_send_connection", passed->fd, TD__FRAME_CONNECTION, passed->rights, limit);
     return leave(c, leave(passed, code));
+}
+
+int td_send_connection(td_connection *c, td_connection *passed)
+{
+    return td_send_connection_for(c, passed, TD_NO_LIMIT);
 }
 
 /* --- receiving --------------------------------------------------------------------------------------------- */
@@ -489,10 +505,17 @@ int td_recv_into_for(td_connection *c, void *buffer, size_t room, size_t *size, 
     return receive_into(c, "td_recv_into_for", buffer, room, size, limit);
 }
 
+int td_recv_copy_for(td_connection *c, void *to, size_t size, int kind, td_time limit)
+{
+    want want = {
+        .call = "td_recv_value", .what = TO_VALUE, .to = to, .room = size, .kind = kind, .deadline = td__deadline(limit)
+    };
+    return receive(c, &want);
+}
+
 int td_recv_copy(td_connection *c, void *to, size_t size, int kind)
 {
-    want want = { .call = "td_recv_value", .what = TO_VALUE, .to = to, .room = size, .kind = kind };
-    return receive(c, &want);
+    return td_recv_copy_for(c, to, size, kind, TD_NO_LIMIT);
 }
 
 int td_recv_shared_for(td_connection *c, void **block, td_time limit)
@@ -532,22 +555,32 @@ int td_recv_skip_for(td_connection *c, td_time limit)
     return receive(c, &want);
 }
 
-int td_recv_fd(td_connection *c)
+int td_recv_fd_for(td_connection *c, td_time limit)
 {
-    want want = { .call = "td_recv_fd", .what = TO_FD };
+    want want = { .call = "td_recv_fd", .what = TO_FD, .deadline = td__deadline(limit) };
     int code = receive(c, &want);
     return code < 0 ? code : want.fd;
 }
 
-td_connection *td_recv_connection(td_connection *c)
+int td_recv_fd(td_connection *c)
 {
-    want want = { .call = "td_recv_connection", .what = TO_CONNECTION };
+    return td_recv_fd_for(c, TD_NO_LIMIT);
+}
+
+td_connection *td_recv_connection_for(td_connection *c, td_time limit)
+{
+    want want = { .call = "td_recv_connection", .what = TO_CONNECTION, .deadline = td__deadline(limit) };
     if (receive(c, &want) < 0)
         return NULL;
     td_connection *received = td__connection_adopt(want.fd, want.rights);
     if (!received)
         td__fail(TD_ENOMEM, "td_recv_connection: out of memory");
     return received;
+}
+
+td_connection *td_recv_connection(td_connection *c)
+{
+    return td_recv_connection_for(c, TD_NO_LIMIT);
 }
 
 int td_poll(td_connection *c, td_time limit)

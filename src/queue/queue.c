@@ -197,7 +197,7 @@ static int failed(int r, const td_queue *q, const td__op *op, const char *call)
     case TD_EINVAL:
         return r;
     default:
-        return td__fail_quick(r);
+        return td__fail_quick(r, call);
     }
 }
 
@@ -448,14 +448,19 @@ static int check_pointers(const td_queue *q, const char *call)
     return 0;
 }
 
-int td_queue_put_shared_with(td_queue *q, void *block, td_time limit, td_cancel *cancel)
+static int put_shared(td_queue *q, void *block, enum how how, td_time limit, td_cancel *cancel, const char *call)
 {
-    int r = check_pointers(q, "td_queue_put_shared");
+    int r = check_pointers(q, call);
     if (r < 0)
         return r;
     if (is_queue(q) && !td_shared_is(block))
-        return td__fail(TD_EINVAL, "td_queue_put_shared: %p is not in the shared heap", block);
-    return put(q, &block, WAIT, limit, cancel, "td_queue_put_shared");
+        return td__fail(TD_EINVAL, "%s: %p is not in the shared heap", call, block);
+    return put(q, &block, how, limit, cancel, call);
+}
+
+int td_queue_put_shared_with(td_queue *q, void *block, td_time limit, td_cancel *cancel)
+{
+    return put_shared(q, block, WAIT, limit, cancel, "td_queue_put_shared");
 }
 
 int td_queue_put_shared(td_queue *q, void *block)
@@ -463,24 +468,39 @@ int td_queue_put_shared(td_queue *q, void *block)
     return td_queue_put_shared_with(q, block, TD_NO_LIMIT, NULL);
 }
 
-int td_queue_get_shared_with(td_queue *q, void **block, td_time limit, td_cancel *cancel)
+int td_queue_try_put_shared(td_queue *q, void *block)
+{
+    return put_shared(q, block, TRY, TD_NO_LIMIT, NULL, "td_queue_try_put_shared");
+}
+
+static int get_shared(td_queue *q, void **block, enum how how, td_time limit, td_cancel *cancel, const char *call)
 {
     void *got;
-    int r = check_pointers(q, "td_queue_get_shared");
+    int r = check_pointers(q, call);
     if (r == 0 && is_queue(q) && !block)
-        return td__fail(TD_EINVAL, "td_queue_get_shared: NULL for the pointer");
+        return td__fail(TD_EINVAL, "%s: NULL for the pointer", call);
     if (r == 0)
-        r = get(q, &got, WAIT, limit, cancel, "td_queue_get_shared");
+        r = get(q, &got, how, limit, cancel, call);
     if (r == 0 && !td_shared_is(got))
-        return td__fail(TD_EINVAL, "td_queue_get_shared: %p, put by td_queue_put, is not in the shared heap", got);
+        return td__fail(TD_EINVAL, "%s: %p, put by td_queue_put, is not in the shared heap", call, got);
     if (r == 0)
         *block = got;
     return r;
 }
 
+int td_queue_get_shared_with(td_queue *q, void **block, td_time limit, td_cancel *cancel)
+{
+    return get_shared(q, block, WAIT, limit, cancel, "td_queue_get_shared");
+}
+
 int td_queue_get_shared(td_queue *q, void **block)
 {
     return td_queue_get_shared_with(q, block, TD_NO_LIMIT, NULL);
+}
+
+int td_queue_try_get_shared(td_queue *q, void **block)
+{
+    return get_shared(q, block, TRY, TD_NO_LIMIT, NULL, "td_queue_try_get_shared");
 }
 
 /* --- the queue as a whole ---------------------------------------------------------------------------------- */

@@ -116,6 +116,7 @@ struct td_queue {
     /* read by every operation, written when something rare happens */
     _Atomic uint32_t gate;
     _Atomic uint32_t items, space, finished; /* slept on, see sleep.c */
+    _Atomic uint32_t fences;                 /* not 0: who changes something passes one, see sleep.c */
     _Atomic uint32_t for_items, for_space;   /* how many sleep there, or more: the dead are not taken off */
     _Atomic uint32_t returned, looked;       /* they differ: items have come back, see fifo.c */
     _Atomic uint16_t life;                   /* private: td__queue_life when it was last put in order, see forks.c */
@@ -232,10 +233,16 @@ bool td__queue_return(td_queue *queue, td__party *me, td__wheel *ring, uint64_t 
 #define TD__QUEUE_WATCHER 2u
 #define TD__QUEUE_AWAITED 3u
 
+/* Between a change and the look for sleepers, while `fences` says so. */
+void td__queue_fence(td_queue *queue);
 /* After a change that ends a wait on this word: if anybody sleeps, wakes up to n. */
 void td__queue_wake(td_queue *queue, _Atomic uint32_t *word, int n);
 static inline void td__queue_changed(td_queue *queue, _Atomic uint32_t *word, int n)
 {
+    td__program_order();
+    /* Acquire: who finds it cleared finds the bits of those who had relied on it before. */
+    if (td__unlikely(td__load_acquire(&queue->fences) != 0))
+        td__queue_fence(queue);
     if (td__unlikely(td__load_relaxed(word) & TD__QUEUE_AWAITED))
         td__queue_wake(queue, word, n);
 }

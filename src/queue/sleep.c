@@ -9,6 +9,14 @@
  * processors pass a barrier after it has set the bit (as in sync/latch.h). Where the kernel refuses, both have a
  * fence; or, if it has refused one process later than the others, that one's sleepers look again every millisecond.
  *
+ * A barrier for all interrupts another processor, which may take longer than all the rest of a sleep. So the first
+ * sleeper asks for fences: while the word `fences` is not 0, changers pass one between their change and their look, and
+ * further sleepers need no barrier. `fences` is loaded after the change. So after a barrier that follows its being set,
+ * whoever had found 0 has made his change known, and all others find it set: only then is it RELIED on, and the one who
+ * asked says so himself (his number is in the word; if he dies before, nobody relies on it). The changers take it away
+ * again when they have found it set for a while. That is sequentially consistent, and so is the look of a sleeper at it
+ * after he has set his bit: if he found it RELIED on, whoever finds it cleared finds his bit too.
+ *
  * Invariant: while somebody sleeps, the bit is set, or somebody who took it away has woken one, who is awake. If others
  * are counted, that one sets the bit again after its success, and wakes the next if there is more to do. All of these
  * have an open step, so that after their death the repair wakes everybody.
@@ -23,6 +31,24 @@
 #include <limits.h>
 
 #define SLICE_NS 1000000
+
+/* `fences`: a count, RELIED, and the number of who asked. */
+#define FENCES        8u  /* at first; */
+#define FENCES_EACH   16u /* one is counted of so many that a thread passes, as all count in one word */
+#define FENCES_COUNT  0xffu
+#define FENCES_RELIED 0x100u
+#define FENCES_SHIFT  16
+
+void td__queue_fence(td_queue *queue)
+{
+    static _Thread_local unsigned passed;
+    td__fence_seq_cst();
+    if (++passed % FENCES_EACH != 0)
+        return;
+    uint32_t seen = td__load_relaxed(&queue->fences);
+    if (seen != 0)
+        td__cas_seq_cst(&queue->fences, &seen, (seen & FENCES_COUNT) > 1 ? seen - 1 : 0);
+}
 
 static void wake_everybody(td_queue *queue, _Atomic uint32_t *word)
 {
@@ -54,14 +80,42 @@ void td__queue_wake_all(td_queue *queue)
     wake_everybody(queue, &queue->finished);
 }
 
-/* Sets the bit so that everybody else sees it who has not changed the queue before we look at it. */
-static uint32_t announce(td_queue *queue, _Atomic uint32_t *word, uint32_t bit, bool *seen)
+/* Is it sure that who changes the queue from now on passes a fence? Then for some time longer. */
+static bool fences_relied_on(td_queue *queue, uint32_t *fences)
 {
-    uint32_t value = td__fetch_or_acq_rel(word, bit) | bit;
-    if (word == &queue->finished && td__load_relaxed(&queue->gate) & TD__GATE_DROPPED)
-        td__fetch_or_acq_rel(&queue->items, TD__QUEUE_WATCHER);
+    *fences = td__load_seq_cst(&queue->fences);
+    if (!(*fences & FENCES_RELIED))
+        return false;
+    if ((*fences & FENCES_COUNT) <= FENCES / 2)
+        td__cas_seq_cst(&queue->fences, fences, (*fences & ~FENCES_COUNT) | FENCES);
+    return true;
+}
+
+/* Makes all pass a barrier, and asks for fences before, for the next ones: in the name of `me`, NULL: not. Where there
+ * are no barriers, everybody passes fences anyway. */
+static bool pass_barrier(td_queue *queue, const td__party *me, uint32_t fences)
+{
+    uint32_t mine = me ? (uint32_t)me->index << FENCES_SHIFT | FENCES : 0;
+    bool asked = me && !td__release_by_exchange && td__cas_seq_cst(&queue->fences, &fences, mine);
     td__program_order();
-    *seen = td__latch_pass_barrier(queue->shared);
+    if (!td__latch_pass_barrier(queue->shared))
+        return false;
+    td__program_order();
+    fences = mine;
+    while (asked && fences != 0 && !((fences ^ mine) & ~FENCES_COUNT) &&
+           !td__cas_seq_cst(&queue->fences, &fences, fences | FENCES_RELIED))
+        ; /* somebody has counted */
+    return true;
+}
+
+/* Sets the bit so that everybody else sees it who has not changed the queue before we look at it. */
+static uint32_t announce(td_queue *queue, const td__party *me, _Atomic uint32_t *word, uint32_t bit, bool *seen)
+{
+    uint32_t fences, value = td__fetch_or_seq_cst(word, bit) | bit;
+    if (word == &queue->finished && td__load_relaxed(&queue->gate) & TD__GATE_DROPPED)
+        td__fetch_or_seq_cst(&queue->items, TD__QUEUE_WATCHER);
+    td__program_order();
+    *seen = fences_relied_on(queue, &fences) || pass_barrier(queue, me, fences);
     return value;
 }
 
@@ -152,7 +206,7 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
     for (;;) {
         bool seen;
         came(queue, word);
-        uint32_t value = announce(queue, word, TD__QUEUE_SLEEPER, &seen);
+        uint32_t value = announce(queue, me, word, TD__QUEUE_SLEEPER, &seen);
         r = attempt(queue, me, op);
         if (r != again || given_up) {
             others = left(queue, word);
@@ -168,7 +222,7 @@ int td__queue_wait(td_queue *queue, td__party *me, td__try *attempt, td__op *op,
     /* Who woke us has taken the bit away, and has woken nobody else. */
     if (slept && others) {
         bool seen;
-        announce(queue, word, TD__QUEUE_SLEEPER, &seen);
+        announce(queue, me, word, TD__QUEUE_SLEEPER, &seen);
     }
     if (given_up || (others && more_to_do(queue, word)))
         td__queue_changed(queue, word, 1);
@@ -190,7 +244,7 @@ bool td__queue_prepare(td_queue *queue, td__futex_item *item, bool *unsure)
         return true;
     item->word = &queue->items;
     item->shared = queue->shared;
-    item->expected = announce(queue, &queue->items, TD__QUEUE_WATCHER, &seen);
+    item->expected = announce(queue, NULL, &queue->items, TD__QUEUE_WATCHER, &seen);
     if (has_item(queue))
         return true;
     *unsure |= !seen;

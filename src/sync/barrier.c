@@ -215,7 +215,7 @@ static int act(visit *v, td_barrier_action *action, void *argument)
     if (td__forks != forks) { /* the child of a fork in the action: the phase is its parent's */
         if (td__me == me)     /* and so is the record, unless nothing is shared, and it has kept the copy */
             me->acting = NULL;
-        return r == 0 ? 0 : td__fail_quick(TD_EBROKEN);
+        return r == 0 ? 0 : td__fail_quick(TD_EBROKEN, "td_barrier_wait");
     }
     enter(v);
     td__set(me, &me->acting, NULL);
@@ -230,7 +230,7 @@ static int act(visit *v, td_barrier_action *action, void *argument)
     leave(v);
     if (r)
         return td__fail(TD_EBROKEN, "td_barrier_wait: barrier %p is broken: the action returned %d", (void *)v->b, r);
-    return td__fail_quick(TD_EBROKEN);
+    return td__fail_quick(TD_EBROKEN, "td_barrier_wait");
 }
 
 static int meet(visit *v, int64_t deadline, const td_cancel *cancel, td_barrier_action *action, void *argument)
@@ -247,15 +247,15 @@ static int meet(visit *v, int64_t deadline, const td_cancel *cancel, td_barrier_
             break;
         td__wait_used(me);
         if ((v->word & STATE) == BROKEN)
-            return td__fail_quick(TD_EBROKEN);
+            return td__fail_quick(TD_EBROKEN, "td_barrier_wait");
         int r = sleep_on(v, v->word, deadline, cancel);
         if (r < 0)
-            return td__fail_quick(r);
+            return td__fail_quick(r, "td_barrier_wait");
     }
     if (index + 1 < v->b->parties) {
         leave(v);
         int r = wait_for_others(v, deadline, cancel);
-        return r < 0 ? td__fail_quick(r) : (int)index;
+        return r < 0 ? td__fail_quick(r, "td_barrier_wait") : (int)index;
     }
     if (action) {
         int r = act(v, action, argument);

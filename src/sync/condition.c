@@ -87,36 +87,38 @@ static int wait_once(condition *c, td_lock *lock, int64_t deadline, td_cancel *c
     return locked != 0 ? locked : r < 0 ? r : 0;
 }
 
-static int told(int r)
+static int told(int r, const char *call)
 {
-    return r < 0 ? td__fail_quick(r) : r;
+    return r < 0 ? td__fail_quick(r, call) : r;
 }
 
 int td_condition_wait_with(td_condition *c, td_lock *lock, td_time limit, td_cancel *cancel)
 {
-    int r = check(c, lock, "td_condition_wait");
-    return r < 0 ? r : told(wait_once(inside(c), lock, td__deadline(limit), cancel));
+    static const char call[] = "td_condition_wait";
+    int r = check(c, lock, call);
+    return r < 0 ? r : told(wait_once(inside(c), lock, td__deadline(limit), cancel), call);
 }
 
 int td_condition_wait_rlock_with(td_condition *c, td_rlock *lock, td_time limit, td_cancel *cancel)
 {
-    int r = check(c, (td_lock *)lock, "td_condition_wait_rlock");
+    static const char call[] = "td_condition_wait_rlock";
+    int r = check(c, (td_lock *)lock, call);
     if (r < 0)
         return r;
     uint32_t depth = lock->td_depth;
     r = wait_once(inside(c), &lock->td_inner, td__deadline(limit), cancel);
     lock->td_depth = depth;
-    return told(r);
+    return told(r, call);
 }
 
 static int await(condition *c, td_lock *lock, td_condition_predicate *predicate, void *argument, int64_t deadline,
-                 td_cancel *cancel)
+                 td_cancel *cancel, const char *call)
 {
     int r = 0;
     while (!predicate(argument)) {
         /* The limit or the cancellation ended the last wait, and this was the last look. */
         if (r < 0)
-            return td__fail_quick(r);
+            return td__fail_quick(r, call);
         r = wait_once(c, lock, deadline, cancel);
         if (r > 0)
             return r;
@@ -127,12 +129,13 @@ static int await(condition *c, td_lock *lock, td_condition_predicate *predicate,
 int td_condition_await_with(td_condition *c, td_lock *lock, td_condition_predicate *predicate, void *argument,
                             td_time limit, td_cancel *cancel)
 {
-    int r = check(c, lock, "td_condition_await");
+    static const char call[] = "td_condition_await";
+    int r = check(c, lock, call);
     if (r < 0)
         return r;
     if (!predicate)
-        return td__fail(TD_EINVAL, "td_condition_await: the predicate is NULL");
-    return await(inside(c), lock, predicate, argument, td__deadline(limit), cancel);
+        return td__fail(TD_EINVAL, "%s: the predicate is NULL", call);
+    return await(inside(c), lock, predicate, argument, td__deadline(limit), cancel, call);
 }
 
 /* The predicate sees the lock as its caller had it. */
@@ -153,13 +156,14 @@ static bool look_deep(void *argument)
 int td_condition_await_rlock_with(td_condition *c, td_rlock *lock, td_condition_predicate *predicate, void *argument,
                                   td_time limit, td_cancel *cancel)
 {
-    int r = check(c, (td_lock *)lock, "td_condition_await_rlock");
+    static const char call[] = "td_condition_await_rlock";
+    int r = check(c, (td_lock *)lock, call);
     if (r < 0)
         return r;
     if (!predicate)
-        return td__fail(TD_EINVAL, "td_condition_await_rlock: the predicate is NULL");
+        return td__fail(TD_EINVAL, "%s: the predicate is NULL", call);
     struct deep deep = { predicate, argument, lock, lock->td_depth };
-    r = await(inside(c), &lock->td_inner, look_deep, &deep, td__deadline(limit), cancel);
+    r = await(inside(c), &lock->td_inner, look_deep, &deep, td__deadline(limit), cancel, call);
     lock->td_depth = deep.depth;
     return r;
 }

@@ -114,7 +114,7 @@ static int wait_slowly(td_event *event, uint32_t first, td_time limit, const td_
         r = td__word_wait(me, word, now | SLEEPERS, deadline, cancel);
     }
     td__word_done(me);
-    return r < 0 ? td__fail_quick(r) : 0;
+    return r < 0 ? td__fail_quick(r, "td_event_wait") : 0;
 }
 
 static inline int wait_for(td_event *event, td_time limit, const td_cancel *cancel)
@@ -153,8 +153,6 @@ bool td__event_happened(const td_event *event, const td__futex_item *item)
 void td_event_destroy(td_event *event)
 {
 #ifdef TD_DEBUG
-    if (event)
-        td__use_settle(event, sizeof *event);
     if (event && (td__word_waiters(word_of(event)) || td__is_watched(event, sizeof *event)))
         td__bug("td_event_destroy: a thread waits for event %p", (void *)event);
 #else

@@ -84,7 +84,7 @@ static int run_or_wait(once *once, td_once_function *function, void *argument, t
         r = td__latch_wait(&once->latch, me, td__deadline(limit), cancel);
     if (r < 0) {
         td__held_forget(me, once);
-        return td__fail_quick(r);
+        return td__fail_quick(r, "td_once_run");
     }
     r = 0;
     if (!(td__load_relaxed(&once->state) & DONE)) {

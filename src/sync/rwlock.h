@@ -229,6 +229,12 @@ typedef struct td__rwlock_patience {
     const td_cancel *cancel;
 } td__rwlock_patience;
 
+/* What is told of an acquire for reading, or for writing, that fails. */
+static inline const char *td__rwlock_call(uint32_t what)
+{
+    return what == TD__RW_READ ? "td_rwlock_acquire_read" : "td_rwlock_acquire_write";
+}
+
 int td__rwlock_acquire_slowly(td_rwlock *lock, uint32_t what, td__rwlock_patience *how) __attribute__((cold));
 /* Aborts, with a sentence, unless the party holds it, counted or as the writer. */
 void td__rwlock_release_slowly(td__party *me, td__rwlock *l) __attribute__((cold));

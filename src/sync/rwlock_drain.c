@@ -73,7 +73,7 @@ static int wait_until_drained(td__party *me, td__rwlock *l, const td__rwlock_pat
 static int stop_draining(td__party *me, td__rwlock *l, int code)
 {
     td__rwlock_give_back(me, l, TD__RW_WRITE, (uint32_t)td__held_find(me, l, TD__RW_WRITE));
-    return td__fail_quick(code);
+    return td__fail_quick(code, "td_rwlock_acquire_write");
 }
 
 /* The writer is alone now. */

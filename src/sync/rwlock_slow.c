@@ -53,10 +53,10 @@ static void note_held(td__party *me, const td__rwlock *l, uint32_t what)
 static int failed(int code, const td__rwlock *l, uint32_t what)
 {
     if (code != TD_EDEADLOCK)
-        return td__fail_quick(code);
+        return td__fail_quick(code, td__rwlock_call(what));
     bool writes = td__load_relaxed(&l->writer) == td__me->index;
-    return td__fail(code, "td_rwlock_acquire_%s: this thread holds lock %p for %s already",
-                    what == TD__RW_READ ? "read" : "write", (const void *)l, writes ? "writing" : "reading");
+    return td__fail(code, "%s: this thread holds lock %p for %s already", td__rwlock_call(what), (const void *)l,
+                    writes ? "writing" : "reading");
 }
 
 /* Has been granted something or not: the end of the section. */
@@ -92,16 +92,15 @@ static uint32_t places_taken(const td__party *me)
 static td__party *prepare(const td_rwlock *lock, uint32_t what)
 {
     td__party *me = td__party_self();
-    const char *call = what == TD__RW_READ ? "read" : "write";
+    const char *call = td__rwlock_call(what);
     if (!me)
         return NULL;
     if (td__likely(lock && me->held_count + places_taken(me) < TD__HELD_MAX))
         return me;
     if (!lock)
-        td__fail(TD_EINVAL, "td_rwlock_acquire_%s: the lock is NULL", call);
+        td__fail(TD_EINVAL, "%s: the lock is NULL", call);
     else
-        td__fail(TD_ETOOBIG, "td_rwlock_acquire_%s: this thread holds %d objects already, the limit", call,
-                 TD__HELD_MAX);
+        td__fail(TD_ETOOBIG, "%s: this thread holds %d objects already, the limit", call, TD__HELD_MAX);
     return NULL;
 }
 

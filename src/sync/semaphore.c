@@ -83,7 +83,7 @@ static bool take_after_sleep(td__party *me, _Atomic uint32_t *word)
     return false;
 }
 
-static int acquire_slowly(_Atomic uint32_t *word, td_time limit, const td_cancel *cancel)
+static int acquire_slowly(_Atomic uint32_t *word, td_time limit, const td_cancel *cancel, const char *call)
 {
     int64_t deadline = td__deadline(limit);
     td__party *me = td__party_self();
@@ -113,32 +113,37 @@ static int acquire_slowly(_Atomic uint32_t *word, td_time limit, const td_cancel
         slept = true;
     }
     td__word_done(me);
-    return r < 0 ? td__fail_quick(r) : 0;
+    return r < 0 ? td__fail_quick(r, call) : 0;
 }
 
-static inline int acquire_units(td_semaphore *semaphore, td_time limit, const td_cancel *cancel)
+static inline int acquire_units(td_semaphore *semaphore, td_time limit, const td_cancel *cancel, const char *call)
 {
     if (td__unlikely(!semaphore))
-        return is_null("td_semaphore_acquire");
+        return is_null(call);
     _Atomic uint32_t *word = word_of(semaphore);
-    return td__likely(take(word)) ? 0 : acquire_slowly(word, limit, cancel);
+    return td__likely(take(word)) ? 0 : acquire_slowly(word, limit, cancel, call);
 }
 
 int td_semaphore_acquire(td_semaphore *semaphore)
 {
-    return acquire_units(semaphore, TD_NO_LIMIT, NULL);
+    return acquire_units(semaphore, TD_NO_LIMIT, NULL, "td_semaphore_acquire");
 }
 
 int td_semaphore_acquire_with(td_semaphore *semaphore, td_time limit, td_cancel *cancel)
 {
-    return acquire_units(semaphore, limit, cancel);
+    return acquire_units(semaphore, limit, cancel, "td_semaphore_acquire");
+}
+
+static inline int try_acquire_unit(td_semaphore *semaphore, const char *call)
+{
+    if (!semaphore)
+        return is_null(call);
+    return take(word_of(semaphore)) ? 0 : td__fail_quick(TD_EBUSY, call);
 }
 
 int td_semaphore_try_acquire(td_semaphore *semaphore)
 {
-    if (!semaphore)
-        return is_null("td_semaphore_try_acquire");
-    return take(word_of(semaphore)) ? 0 : td__fail_quick(TD_EBUSY);
+    return try_acquire_unit(semaphore, "td_semaphore_try_acquire");
 }
 
 /* --- giving ------------------------------------------------------------------------------------------------ */
@@ -198,8 +203,6 @@ uint32_t td_semaphore_value(const td_semaphore *semaphore)
 static void check_unused(const char *call, const td_semaphore *semaphore)
 {
 #ifdef TD_DEBUG
-    if (semaphore)
-        td__use_settle(semaphore, sizeof *semaphore);
     if (semaphore && td__word_waiters(word_of(semaphore)))
         td__bug("%s: a thread waits for semaphore %p", call, (const void *)semaphore);
 #else
@@ -225,17 +228,17 @@ int td_bounded_semaphore_init(td_bounded_semaphore *semaphore, uint32_t value)
 
 int td_bounded_semaphore_acquire(td_bounded_semaphore *semaphore)
 {
-    return td_semaphore_acquire((td_semaphore *)semaphore);
+    return acquire_units((td_semaphore *)semaphore, TD_NO_LIMIT, NULL, "td_bounded_semaphore_acquire");
 }
 
 int td_bounded_semaphore_acquire_with(td_bounded_semaphore *semaphore, td_time limit, td_cancel *cancel)
 {
-    return td_semaphore_acquire_with((td_semaphore *)semaphore, limit, cancel);
+    return acquire_units((td_semaphore *)semaphore, limit, cancel, "td_bounded_semaphore_acquire");
 }
 
 int td_bounded_semaphore_try_acquire(td_bounded_semaphore *semaphore)
 {
-    return td_semaphore_try_acquire((td_semaphore *)semaphore);
+    return try_acquire_unit((td_semaphore *)semaphore, "td_bounded_semaphore_try_acquire");
 }
 
 int td_bounded_semaphore_release_n(td_bounded_semaphore *semaphore, uint32_t n)
@@ -313,14 +316,14 @@ static td__party *pass_on(td__party *me, units *semaphore)
 
 static int acquire(td_owned_semaphore *owned, bool wait, td_time limit, const td_cancel *cancel)
 {
+    const char *call = wait ? "td_owned_semaphore_acquire" : "td_owned_semaphore_try_acquire";
     td__party *me = td__party_self();
     if (!me)
         return td_last_error();
     if (!owned)
-        return is_null("td_owned_semaphore_acquire");
+        return is_null(call);
     if (!td__held_room(me))
-        return td__fail(TD_ETOOBIG, "td_owned_semaphore_acquire: this thread holds %d objects already, the limit",
-                        TD__HELD_MAX);
+        return td__fail(TD_ETOOBIG, "%s: this thread holds %d objects already, the limit", call, TD__HELD_MAX);
     units *semaphore = units_of(owned);
     int r = 0;
     td__section_enter(me, &semaphore->latch);
@@ -340,7 +343,7 @@ static int acquire(td_owned_semaphore *owned, bool wait, td_time limit, const td
         }
     }
     td__section_leave(me, &semaphore->latch);
-    return r < 0 ? td__fail_quick(r) : 0;
+    return r < 0 ? td__fail_quick(r, call) : 0;
 }
 
 int td_owned_semaphore_acquire(td_owned_semaphore *semaphore)

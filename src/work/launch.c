@@ -232,6 +232,18 @@ static char **marked_environment(void)
     return marked;
 }
 
+/* The sentence for a spawner that ended before it sent this message. */
+static const char *ended_early(uint32_t what)
+{
+    if (what != TD__HELLO)
+        return "cannot start worker '%s': the spawner ended while it prepared itself";
+    if (td__exec_gives_rights())
+        return "cannot start worker '%s': this program's file gives rights (set-user-ID or the like) that the program "
+               "does not have any more, and it is not started anew with them: use the fork method";
+    return "cannot start worker '%s': the spawner, this program started anew, ended before it reached td_init(): is "
+           "td_init() the first line of main?";
+}
+
 /* Waits for one message of the new spawner. 0, or a code with the thread's error set. */
 static int hear(td__spawner *spawner, uint32_t what, int64_t deadline, td__message *message, const char *for_whom)
 {
@@ -254,12 +266,7 @@ static int hear(td__spawner *spawner, uint32_t what, int64_t deadline, td__messa
     }
     if (got < 0 && !(ready[1] && error == EAGAIN))
         return failed(for_whom, "recvmsg", error);
-    return td__fail(TD_ESPAWNER,
-                    what == TD__HELLO
-                        ? "cannot start worker '%s': the spawner, this program started anew, ended before "
-                          "it reached td_init(): is td_init() the first line of main?"
-                        : "cannot start worker '%s': the spawner ended while it prepared itself",
-                    for_whom);
+    return td__fail(TD_ESPAWNER, ended_early(what), for_whom);
 }
 
 /* Before there is a worker. The spawner could have written anything as well, so the number is checked. */
@@ -393,6 +400,14 @@ static int start_it(td__spawner *spawner, const char *for_whom)
 
 static td__spawner *launch(const td__identity *identity, const char *for_whom)
 {
+    /* Whoever asks: a spawner would be an image with the file's rights, but outside of secure mode. */
+    if (td__is_secure()) {
+        td__fail(TD_EUNSUPPORTED,
+                 "cannot start worker '%s': this program runs with rights of its file (set-user-ID or the like), which "
+                 "it cannot be started anew with: use the fork method",
+                 for_whom);
+        return NULL;
+    }
     td__spawner *spawner = td__alloc(sizeof *spawner);
     if (!spawner) {
         failed(for_whom, "malloc", ENOMEM);

@@ -157,7 +157,9 @@ static int confirm(start *start, uint32_t index)
     td__circumstances_get(&slot->circumstances);
     slot->circumstances.umask = start->identity.umask;
     slot->circumstances.capabilities = start->identity.capabilities;
+    td__step_point();
     td__slot_answer(slot, code == 0 ? TD__GO : TD__GO_AWAY);
+    td__step_point();
     if (code != 0)
         td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
     return code;
@@ -208,7 +210,9 @@ static bool take_spare(const td__spawner *spawner, uint32_t lane, unsigned state
     *generation = TD__WORD_GENERATION(word);
     if (!td__cas_seq_cst(&slot->word, &spare, TD__WORD(*generation, owner_for(spawner), TD__TAKEN)))
         return false;
+    td__step_point();
     td__cas_acq_rel(hint, &named, named | TD__SPARE_TAKEN);
+    td__step_point();
     return true;
 }
 
@@ -257,6 +261,7 @@ static int start_on_spare(start *start, unsigned state)
         if (td__load_relaxed(&spawner->apart))
             call(slot, TD__CALLED);
         int code = write_request(start, slot, index);
+        td__step_point();
         if (code == 0 && send_request(start, spawner->lanes[lane], index, generation) < 0)
             code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD
                                                          : td__start_failed(start->worker, "sendmsg", errno);
@@ -264,7 +269,9 @@ static int start_on_spare(start *start, unsigned state)
             put_back(spawner, lane, index, generation);
             return code;
         }
+        td__step_point();
         call(slot, TD__SENT);
+        td__step_point();
         see_to_lane(spawner, lane, slot);
         code = confirm(start, index);
         uint32_t cpu = td__load_relaxed(&slot->worker_cpu);
@@ -291,6 +298,7 @@ static int start_by_spawner(start *start)
     td__slot *slot = td__slot_at(spawner->segment, index);
     uint32_t generation = TD__WORD_GENERATION(td__load_relaxed(&slot->word));
     int code = write_request(start, slot, index);
+    td__step_point();
     if (code == 0 && send_request(start, spawner->control, index, generation) < 0)
         code = errno == EPIPE || errno == ECONNRESET ? SPAWNER_DEAD : td__start_failed(start->worker, "sendmsg", errno);
     if (code != 0) {
@@ -298,6 +306,7 @@ static int start_by_spawner(start *start)
         td__slot_end(spawner->segment, spawner->file, index, TD__RELEASED);
         return code;
     }
+    td__step_point();
     /* While the spawner forks. If this fails, the slot is no longer ours. */
     code = confirm(start, index);
     if (code != 0)
@@ -332,12 +341,6 @@ int td__process_start(td_worker *worker)
                         worker->name);
     if (worker->method == TD_FORK)
         return td__forked_start(worker);
-    if (td__is_secure())
-        return td__fail(
-            TD_EUNSUPPORTED,
-            "cannot start worker '%s': this program runs with rights of its file (set-user-ID or the like), which "
-            "it cannot be started anew with: use the fork method",
-            worker->name);
     start start;
     memset(&start, 0, offsetof(struct start, path)); /* the path is large and mostly unused */
     start.worker = worker;
@@ -447,13 +450,19 @@ static void take_death(td_worker *worker)
         death = *td__forked_death(worker->fork_record);
     int number = death.number;
     char message[TD_MESSAGE_MAX];
-    bool asked_for = death.signaled && td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number);
     worker->code = TD_NO_CODE;
-    if (death.signaled) {
+    if (death.signaled && (number < 1 || number > 64)) {
+        /* The spawner wrote it, but in memory that the worker can write. */
+        worker->outcome = TD_FAILED;
+        worker->code = TD_EINVAL;
+        worker->exitcode = td__exitcode_of(worker->code);
+        td__format(message, sizeof message, "its outcome is damaged");
+    } else if (death.signaled) {
         worker->signal = (uint8_t)number;
         worker->exitcode = -number;
-        worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
         char name[24];
+        bool asked_for = (td__load_relaxed(&worker->stopping) & TD__SIGNAL_BIT(number)) != 0;
+        worker->outcome = asked_for ? TD_CANCELLED : TD_CRASHED;
         td__format(message, sizeof message, "%s by %s", asked_for ? "cancelled" : "killed",
                    td__signal_name(number, name));
     } else {

@@ -78,7 +78,8 @@ _Noreturn void td__publish(td__slot *slot, td_state state, int code, const char 
     reply->state = (uint32_t)end.state;
     reply->code = end.code;
     td__copy_string(reply->message, sizeof reply->message, end.message);
-    td__party_end(); /* before others may think that it is over, and free what this thread held */
+    td__coverage_save(); /* who has joined may end the program, and that what is left of us */
+    td__party_end();     /* before others may think that it is over, and free what this thread held */
     /* Release: publishes the reply; acquired by the joiner in process.c. */
     td__fetch_or_acq_rel(&slot->done, TD__PUBLISHED);
     if (td__futex_wake(&slot->done, INT_MAX, true) > 0 && joiner_first())

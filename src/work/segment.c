@@ -28,10 +28,16 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             uint64_t word = td__load_relaxed(&slot->word);
             /* The map is a hint, set after the word and cleared after it: the word decides. Acquire in the CAS: the
              * fields are ours to write, after the one that freed the slot has read them. */
+            /* Release: before the CAS, so that the spawner finds the slot if a worker is killed before the bit is set.
+             */
+            if (owner != TD__OWNER_MAIN && owner != TD__OWNER_SPAWNER)
+                td__store_release(&td__slot_at(segment, owner - 1)->taking, index + 1);
             bool ours =
                 TD__WORD_STATE(word) == TD__FREE &&
                 td__cas_seq_cst(&slot->word, &word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, TD__BOOTING));
+            td__step_point();
             td__fetch_or_acq_rel(&segment->in_use[group], (uint64_t)1 << (index % 64));
+            td__step_point();
             if (!ours) {
                 if (TD__WORD_STATE(td__load_relaxed(&slot->word)) == TD__FREE)
                     atomic_fetch_and_explicit(&segment->in_use[group], ~((uint64_t)1 << (index % 64)),
@@ -44,6 +50,7 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             td__store_relaxed(&slot->cancel, 0);
             td__store_relaxed(&slot->signal, 0);
             td__store_relaxed(&slot->has_children, 0);
+            td__store_relaxed(&slot->taking, 0);
             td__store_relaxed(&slot->received, 0);
             td__store_relaxed(&slot->go, TD__GO_UNKNOWN);
             td__store_relaxed(&slot->called, TD__UNCALLED);
@@ -51,6 +58,7 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             td__store_relaxed(&slot->worker_cpu, 0);
             /* Release: the cleared fields, for whoever sees the slot taken. */
             td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word) + 1, owner, state));
+            td__step_point();
             return (int)index;
         }
     }
@@ -72,6 +80,7 @@ void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
     uint32_t other = end == TD__GONE ? TD__RELEASED : TD__GONE;
     /* Acquire and release: the second one sees all that the first did with the slot, and frees it after both. */
     uint32_t before = td__fetch_or_acq_rel(&slot->ends, end);
+    td__step_point();
     if (before & end || !(before & other))
         return;
     td__slot_drop_request(segment, file, index);

@@ -102,6 +102,7 @@ typedef struct td__slot {
     _Atomic uint32_t cancel;       /* set by the owner's side, read by td_cancelled */
     _Atomic uint32_t signal;       /* the last one sent by the owner's side */
     _Atomic uint32_t has_children; /* set by the worker before it starts its first */
+    _Atomic uint32_t taking;       /* by the worker: the number + 1 of the slot that it last tried to take */
     _Atomic uint32_t received;     /* a spare has taken its work off its lane */
     _Atomic uint32_t go;           /* futex; TD__GO_...: the target waits for it */
     _Atomic uint32_t called;       /* futex; a spare sleeps here while it is TD__UNCALLED */

@@ -302,27 +302,35 @@ static void start(const td__message *message, int *fds, size_t count)
     td__futex_wake(&slot->pid, INT_MAX, true);
 }
 
+/* Of the dead worker in slot `owner`, if it is. */
+static void end_child(uint32_t owner, uint32_t i)
+{
+    td__slot *slot = td__slot_at(spawner.segment, i);
+    uint64_t word = td__load_acquire(&slot->word);
+    if (TD__WORD_OWNER(word) != owner + 1 || TD__WORD_STATE(word) == TD__FREE)
+        return;
+    bool booting = TD__WORD_STATE(word) == TD__BOOTING;
+    if (booting) /* its owner died while it took it; what is there is of its former use */
+        td__store_release(&slot->ends, 0);
+    uint32_t done = booting ? 0 : td__load_acquire(&slot->done);
+    uint32_t pid = booting ? 0 : td__load_acquire(&slot->pid);
+    if (!(done & TD__ENDED) && pid != 0)
+        td__kill((pid_t)pid, SIGKILL);
+    else if (!(done & TD__ENDED)) /* taken, but its request has not reached us and never will, or is refused */
+        td__slot_end(spawner.segment, spawner.file, i, TD__GONE);
+    td__slot_end(spawner.segment, spawner.file, i, TD__RELEASED);
+}
+
 /* What a dead worker had started ends with it, and nobody will ask for it. */
 static void end_children_of(uint32_t index)
 {
-    for (uint32_t i = 0; i < TD__SLOTS; i++) {
-        if (!(td__load_relaxed(&spawner.segment->in_use[i / 64]) >> (i % 64) & 1))
-            continue;
-        td__slot *slot = td__slot_at(spawner.segment, i);
-        uint64_t word = td__load_acquire(&slot->word);
-        if (TD__WORD_OWNER(word) != index + 1 || TD__WORD_STATE(word) == TD__FREE)
-            continue;
-        if (TD__WORD_STATE(word) ==
-            TD__BOOTING) /* its owner died while it took it; what is there is of its former use */
-            td__store_release(&slot->ends, 0);
-        uint32_t done = TD__WORD_STATE(word) == TD__BOOTING ? 0 : td__load_acquire(&slot->done);
-        uint32_t pid = TD__WORD_STATE(word) == TD__BOOTING ? 0 : td__load_acquire(&slot->pid);
-        if (!(done & TD__ENDED) && pid != 0)
-            td__kill((pid_t)pid, SIGKILL);
-        else if (!(done & TD__ENDED)) /* taken, but its request has not reached us and never will, or is refused */
-            td__slot_end(spawner.segment, spawner.file, i, TD__GONE);
-        td__slot_end(spawner.segment, spawner.file, i, TD__RELEASED);
-    }
+    for (uint32_t i = 0; i < TD__SLOTS; i++)
+        if (td__load_relaxed(&spawner.segment->in_use[i / 64]) >> (i % 64) & 1)
+            end_child(index, i);
+    /* The one that it was taking when it died, which is not in the map perhaps. */
+    uint32_t taking = td__load_acquire(&td__slot_at(spawner.segment, index)->taking);
+    if (taking > 0 && taking <= TD__SLOTS)
+        end_child(index, taking - 1);
 }
 
 /* The lane whose reader has died before it could read; -1: none. Before its slot says that it has ended. */
@@ -518,8 +526,9 @@ void td__spawner_role(void)
     uint64_t size;
     if (!named || !td__is_memory_file(3, &size) || size < TD__MAPPED_BYTES)
         return;
-    /* Started by one of us, but with rights that its starter has not: neither a spawner nor, again, the program. */
-    if (td__is_secure())
+    /* Started by one of us, but with rights that its starter has not: neither a spawner nor, again, the program. Secure
+     * mode tells of rights that came with this execve; the socket's maker, of those that its starter had taken on. */
+    if (td__is_secure() || !td__is_own_socket(4))
         td__exit_now(1);
     td__segment *segment = td__map_shared(3, 0, TD__MAPPED_BYTES);
     if (!segment)

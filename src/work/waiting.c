@@ -26,6 +26,8 @@ int td__thing_check(const td_waitable *thing, const char *call)
     bool needs_object = thing->kind >= TD_WAITS_WORKER && thing->kind <= TD_WAITS_EVENT;
     if (thing->kind < TD_WAITS_NOTHING || thing->kind > TD_WAITS_DESCRIPTOR)
         return td__fail(TD_EINVAL, "%s: unknown kind of thing %d", call, (int)thing->kind);
+    if (thing->kind == TD_WAITS_EVENT && !thing->object) /* no constructor has failed to make it */
+        return td__fail(TD_EINVAL, "%s: the event is NULL", call);
     if (needs_object && !thing->object)
         return td__pending();
     if (thing->kind == TD_WAITS_DESCRIPTOR && thing->descriptor < 0)
@@ -138,7 +140,7 @@ static int wait_on_words(const wait *w)
         if (ready > 0 || before == TD_ETIMEOUT)
             return ready;
         if (before == TD_ECANCELLED)
-            return td__fail_quick(before);
+            return td__fail_quick(before, "td_wait_any");
     }
 }
 
@@ -202,7 +204,13 @@ static bool is_ready(const wait *w, size_t i, bool readable)
     return readable || (thing->kind == TD_WAITS_CONNECTION && td__connection_has_kept(thing->object));
 }
 
-/* How many are ready, after poll has found these readable. */
+/* One that is not open is readable to poll for ever, and to nobody else. */
+static bool is_closed(const td_waitable *thing)
+{
+    return thing->kind == TD_WAITS_DESCRIPTOR && !td__is_open(thing->descriptor);
+}
+
+/* How many are ready, after poll has found these readable; or a code. */
 static int sort_out(const wait *w, const polled *p)
 {
     int ready = 0;
@@ -210,7 +218,10 @@ static int sort_out(const wait *w, const polled *p)
     for (size_t i = 0; i < w->count; i++) {
         td_waitable *thing = &w->things[i];
         bool has_fd = !td__is_bridged(thing) && thing->kind != TD_WAITS_NOTHING;
-        thing->ready = thing->kind != TD_WAITS_NOTHING && is_ready(w, i, has_fd && p->readable[next]);
+        bool readable = has_fd && p->readable[next];
+        if (readable && is_closed(thing))
+            return td__fail(TD_EINVAL, "td_wait_any: descriptor %d is not open", thing->descriptor);
+        thing->ready = thing->kind != TD_WAITS_NOTHING && is_ready(w, i, readable);
         ready += thing->ready;
         next += has_fd;
     }
@@ -272,7 +283,7 @@ static int poll_all(const wait *w, polled *p)
         bool last = slice == 0 || (w->deadline && w->deadline <= slice);
         r = poll_once(w, p, last ? w->deadline : slice);
         if (r == 0 && fired)
-            return td__fail_quick(TD_ECANCELLED);
+            return td__fail_quick(TD_ECANCELLED, "td_wait_any");
         if (r == 0 && w->deadline && td__now() >= w->deadline)
             break;
     }

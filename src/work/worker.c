@@ -166,6 +166,10 @@ td_worker *td_worker_create(td_worker_kind kind, const td_worker_options *given)
         td__fail(TD_EINVAL, "cannot create a worker: its options are NULL");
         return NULL;
     }
+    if (given->struct_size == 0) {
+        td__fail(TD_EINVAL, "cannot create a worker: struct_size is not set");
+        return NULL;
+    }
     memcpy(&options, given, given->struct_size < sizeof options ? given->struct_size : sizeof options);
     if (check_options(kind, &options) < 0)
         return NULL;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The same names in C++: options by name, arguments and results by type. */
 #include "harness.h"
-#include <tandem/shared.h>
+#include <tandem.h>
 
 #include <cstdint>
 #include <string>
@@ -198,4 +198,101 @@ TEST(shared_values)
     for (void *block :
          { static_cast<void *>(value), static_cast<void *>(pair), static_cast<void *>(row), static_cast<void *>(raw) })
         td_shared_free(block);
+}
+
+struct job {
+    char name[3];
+    int urgency;
+};
+
+static int seven(void *value, void *context)
+{
+    (void)context;
+    *static_cast<int *>(value) = 7;
+    return 0;
+}
+
+/* Static ones, as C++ initialises them; of the local, no field need be named. */
+static td_local mine = { .size = sizeof(int), .init = seven }, pointers;
+static td_semaphore units = TD_SEMAPHORE_INIT(2);
+static td_bounded_semaphore bounded = TD_BOUNDED_SEMAPHORE_INIT(2);
+static td_owned_semaphore owned = TD_OWNED_SEMAPHORE_INIT(2);
+static td_barrier alone = TD_BARRIER_INIT(1);
+static td_lock lock;
+static td_rlock rlock;
+static td_rwlock rwlock;
+static td_condition condition;
+static td_event event;
+static td_once once;
+
+static bool is_true(void *argument)
+{
+    return argument != nullptr;
+}
+
+static int nothing_to_do(void *argument)
+{
+    (void)argument;
+    return 0;
+}
+
+TEST(primitives_in_cxx)
+{
+    td_cancel cancel{};
+    CHECK_OK(td_lock_acquire_for(&lock, td_ms(100)));
+    CHECK_OK(td_condition_await(&condition, &lock, is_true, &lock));
+    CHECK_ERROR(td_condition_wait_for(&condition, &lock, td_ms(1)), TD_ETIMEOUT);
+    td_lock_release(&lock);
+    CHECK_OK(td_rlock_acquire(&rlock));
+    td_rlock_release(&rlock);
+    CHECK_OK(td_rwlock_acquire_read_for(&rwlock, td_ms(100)));
+    td_rwlock_release(&rwlock);
+    CHECK_OK(td_semaphore_acquire(&units));
+    CHECK_OK(td_bounded_semaphore_acquire(&bounded));
+    CHECK_OK(td_owned_semaphore_acquire(&owned));
+    td_owned_semaphore_release(&owned);
+    CHECK_INT(td_semaphore_value(&units) + td_bounded_semaphore_value(&bounded) + td_owned_semaphore_value(&owned), 4);
+    CHECK_INT(td_barrier_wait(&alone), 0);
+    CHECK_OK(td_once_run(&once, nothing_to_do, nullptr));
+    CHECK_INT(*static_cast<int *>(td_local_get(&mine)), 7);
+    CHECK(*static_cast<void **>(td_local_get(&pointers)) == nullptr);
+    td_cancel_fire(&cancel);
+    CHECK_ERROR(td_event_wait_with(&event, TD_NO_LIMIT, &cancel), TD_ECANCELLED);
+}
+
+static int calls_nothing(td_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+TEST(queues_timers_and_waits_in_cxx)
+{
+    td_queue *jobs = td_queue_new(.item_size = sizeof(job), .capacity = 4, .kind = TD_QUEUE_PRIORITY,
+                                  .priority = TD_PRIORITY(job, urgency), .shared = true, .joinable = true);
+    td_queue *numbers =
+        td_queue_new(.item_size = sizeof(float), .kind = TD_QUEUE_PRIORITY, .priority = TD_PRIORITY_ITEM(float));
+    td_queue *of_pointers = td_queue_new();
+    REQUIRE(jobs && numbers && of_pointers);
+    job late = { "a", 3 }, soon = { "b", 1 }, got{};
+    CHECK_OK(td_queue_put(jobs, &late));
+    CHECK_OK(td_queue_put(jobs, &soon));
+    CHECK_OK(td_queue_get(jobs, &got));
+    CHECK_INT(got.urgency, 1);
+    td_worker *timer = td_timer(.interval = td_ms(1), .target = calls_nothing);
+    REQUIRE_OK(td_start(timer));
+    td_connection *reader, *writer;
+    REQUIRE_OK(td_pipe(&reader, &writer));
+    td_value parts[] = { TD_STR("a"), TD_BYTES("bc", 2) };
+    CHECK_OK(td_send_parts(writer, parts, 2));
+    td_waitable things[] = { TD_WAIT_QUEUE(jobs), TD_WAIT_WORKER(timer), TD_WAIT_EVENT(&event),
+                             TD_WAIT_CONNECTION(reader), TD_WAIT_DESCRIPTOR(td_connection_fileno(reader)) };
+    REQUIRE_OK(td_join(timer));
+    CHECK_INT(td_wait_any(things, 5, td_s(20), nullptr), 4);
+    CHECK(!things[2].ready);
+    td_free(timer);
+    td_connection_free(reader);
+    td_connection_free(writer);
+    for (td_queue *q : { jobs, numbers, of_pointers })
+        td_queue_free(q);
 }

@@ -2,8 +2,9 @@
 /*
  * Sleeping on a queue (src/queue/sleep.c): the event count with its bit and its number of sleepers, sleeping and waking as
  * the kernel does it, and a death of a producer or a consumer at any step. What a producer stores goes into a buffer of
- * its processor, so it can load the word before others see its item; locked instructions, the sleeper's barrier and a
- * death empty it.
+ * its processor, so it can load the word before others see its item; locked instructions, fences, the sleeper's barrier
+ * and a death empty it. The word `fences` is asked for by a sleeper, relied on after his barrier, and taken away by
+ * producers when they like.
  *
  * Each of CONSUMERS takes ROUNDS items, and PRODUCERS put as many together. Checked: when nothing moves any more, nobody
  * sleeps while there is an item.
@@ -11,7 +12,9 @@
  * By -D: CONSUMERS, PRODUCERS, ROUNDS, GIVE_UP (the first consumer waits with a limit), KILL (one death, of the last
  * consumer or the first producer). Controls, which must be found wrong: NO_BARRIER, NO_COUNT (who was woken does not
  * look whether others sleep), NO_MARK_AGAIN (does not set the bit for them), NO_PASSING_ON, GIVE_UP_BLINDLY (with
- * GIVE_UP), NO_REPAIR (with KILL).
+ * GIVE_UP), NO_REPAIR (with KILL); RELY_EARLY (from the asking on, with KILL), RELY_BLINDLY (whatever has become of the
+ * asking), LOOK_FIRST (a producer looks for `fences` before his change), CLEAR_LATE (takes it away by a store, which the
+ * others see later), MARK_LATE (a sleeper looks for `fences` before he sets his bit).
  */
 #ifndef CONSUMERS
 #define CONSUMERS 2
@@ -29,11 +32,20 @@ bool buffered[PRODUCERS];    /* one that only its producer sees */
 byte to_put = ITEMS;
 byte generation = 0;         /* the word: this */
 bool mark = false;            /* and this */
+#define NONE   0
+#define ASKED  1
+#define RELIED 2
+byte fences = NONE, asked_by = 0;
+bool clear[PRODUCERS];       /* in its buffer, before the item */
 byte sleepers = 0;
 bool asleep[CONSUMERS], finished[CONSUMERS];
 bool killed = false, dead_consumer = false, dead_producer = false, repaired = false;
 
 #define EMPTY_BUFFER(p)                                                        \
+    if                                                                         \
+    :: clear[p] -> clear[p] = false; fences = NONE                             \
+    :: else                                                                    \
+    fi;                                                                        \
     if                                                                         \
     :: buffered[p] -> buffered[p] = false; items++                             \
     :: else                                                                    \
@@ -56,10 +68,40 @@ inline kernel_wakes_one()
     }
 }
 
+/* What a processor has in its buffer it sees itself. */
+#define SEES_FENCES(p) (fences != NONE && !clear[p])
+
 proctype producer(byte me)
 {
+    bool pass;
     do
-    :: atomic { to_put > 0 -> to_put--; EMPTY_BUFFER(me); buffered[me] = true };
+    :: atomic { to_put > 0 -> to_put--;
+              if
+              :: buffered[me] -> EMPTY_BUFFER(me)
+              :: else
+              fi;
+              pass = SEES_FENCES(me);
+#ifdef LOOK_FIRST
+       };
+       atomic {
+#endif
+       buffered[me] = true };
+#ifndef LOOK_FIRST
+       pass = SEES_FENCES(me);
+#endif
+       if
+       :: pass ->
+           atomic { EMPTY_BUFFER(me) };
+           if
+#ifdef CLEAR_LATE
+           :: clear[me] = true
+#else
+           :: atomic { fences = NONE }
+#endif
+           :: skip
+           fi
+       :: else
+       fi;
 #ifdef KILL
        if
        :: atomic { me == 0 && !killed -> killed = true; dead_producer = true }; goto end
@@ -93,9 +135,9 @@ proctype processors()
 {
 end_idle:
     do
-    :: atomic { buffered[0] -> EMPTY_BUFFER(0) }
+    :: atomic { buffered[0] || clear[0] -> EMPTY_BUFFER(0) }
 #if PRODUCERS > 1
-    :: atomic { buffered[1] -> EMPTY_BUFFER(1) }
+    :: atomic { buffered[1] || clear[1] -> EMPTY_BUFFER(1) }
 #endif
     od
 }
@@ -118,6 +160,39 @@ end_idle:
 #define BARRIER atomic { EMPTY_BUFFER(0) }
 #endif
 
+/* Two steps as it is two words: the bit first, then `fences`. */
+#ifdef MARK_LATE
+#define SET_MARK relied = fences == RELIED; DIE; atomic { mark = true; seen = generation }
+#else
+#define SET_MARK atomic { mark = true; seen = generation }; DIE; relied = fences == RELIED
+#endif
+
+#ifdef RELY_EARLY
+#define ASK atomic { fences = RELIED; asked_by = me }
+#else
+#define ASK atomic { fences = ASKED; asked_by = me }
+#endif
+
+#ifdef RELY_BLINDLY
+#define RELY fences = RELIED
+#else
+#define RELY                                                                   \
+    atomic {                                                                   \
+        if                                                                     \
+        :: fences == ASKED && asked_by == me -> fences = RELIED                \
+        :: else                                                                \
+        fi                                                                     \
+    }
+#endif
+
+#define ANNOUNCE                                                               \
+    SET_MARK;                                                                  \
+    DIE;                                                                       \
+    if                                                                         \
+    :: relied                                                                  \
+    :: else -> ASK; DIE; BARRIER; DIE; RELY                                    \
+    fi
+
 #define ATTEMPT                                                                \
     atomic {                                                                   \
         if                                                                     \
@@ -129,7 +204,7 @@ end_idle:
 proctype consumer(byte me)
 {
     byte round, seen;
-    bool got, others, slept, given_up;
+    bool got, others, slept, given_up, relied;
     do
     :: round < ROUNDS ->
         got = false;
@@ -142,9 +217,7 @@ proctype consumer(byte me)
         fi;
 again:  sleepers++;
         DIE;
-        atomic { mark = true; seen = generation };
-        DIE;
-        BARRIER;
+        ANNOUNCE;
         DIE;
         ATTEMPT;
         if
@@ -181,7 +254,7 @@ out:    DIE;
 #endif
 #ifndef NO_MARK_AGAIN
         if
-        :: slept && others -> mark = true; DIE; BARRIER
+        :: slept && others -> ANNOUNCE
         :: else
         fi;
         DIE;

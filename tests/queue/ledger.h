@@ -80,4 +80,16 @@ static inline td_queue *queue_made(td_queue *q, const char *file, int line)
     return q;
 }
 
+/* A joinable one of numbers. */
+static inline td_queue *queue_of(int kind, bool shared, size_t capacity)
+{
+    return QUEUE(.item_size = sizeof(int), .capacity = capacity, .shared = shared, .kind = (td_queue_kind)kind,
+                 .priority = kind == TD_QUEUE_PRIORITY ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 }, .joinable = true);
+}
+
+/* Of each kind, in all places that workers of this mode can share. */
+#define FOR_ALL_QUEUES                   \
+    for (int kind = 0; kind < 3; kind++) \
+        for (int shared = how != &mode_thread; shared < 2; shared++)
+
 #endif

@@ -4,6 +4,7 @@
 #include "ledger.h"
 #include "queue/queue.h"
 
+#include <math.h>
 #include <sched.h>
 
 /* --- one thread -------------------------------------------------------------------------------------------- */
@@ -144,6 +145,29 @@ TEST(priority_kinds)
     CHECK_SORTED(uint64_t, 0, 1, 7, INT64_MAX, UINT64_MAX);
     CHECK_SORTED(double, -1e300, -1, 0, 1e-300, 7);
     CHECK_SORTED(float, -1e30f, -1, 0, 1e-30f, 7);
+    CHECK_SORTED(bool, false, true);
+}
+
+/* What is no number comes last, whatever its sign; long double has bytes that do not count. */
+TEST(priorities_that_are_no_number)
+{
+#define CHECK_LAST(type)                                                                                               \
+    do {                                                                                                               \
+        const type in[] = { (type)NAN, 1, (type)-INFINITY, -(type)NAN, (type)INFINITY, -1 };                           \
+        td_queue *q = QUEUE(.item_size = sizeof(type), .kind = TD_QUEUE_PRIORITY, .priority = TD_PRIORITY_ITEM(type)); \
+        for (size_t i = 0; i < TD__COUNT(in); i++)                                                                     \
+            CHECK_OK(td_queue_put(q, &in[i]));                                                                         \
+        type got = 0;                                                                                                  \
+        const type sorted[] = { (type)-INFINITY, -1, 1, (type)INFINITY };                                              \
+        for (size_t i = 0; i < TD__COUNT(in); i++) {                                                                   \
+            CHECK_OK(td_queue_try_get(q, &got));                                                                       \
+            CHECK(i < TD__COUNT(sorted) ? got == sorted[i] : isnan(got));                                              \
+        }                                                                                                              \
+        td_queue_free(q);                                                                                              \
+    } while (0)
+    CHECK_LAST(float);
+    CHECK_LAST(double);
+    CHECK_LAST(long double);
 }
 
 /* Items of any size, in the cell and outside of it; one that does not fit stays. */
@@ -171,8 +195,49 @@ TEST(any_size)
             CHECK_ERROR(td_queue_put(q, in), TD_EUNSUPPORTED);
             CHECK_ERROR(td_queue_get(q, in), TD_EUNSUPPORTED);
             CHECK_ERROR(td_queue_try_get_bytes(q, out, 10, &size), TD_EEMPTY);
+            CHECK_ERROR(td_queue_get_bytes_for(q, out, 10, &size, td_ms(1)), TD_ETIMEOUT);
+            for (size_t n = 0; n < capacity; n++)
+                CHECK_OK(n % 2 ? td_queue_try_put_bytes(q, in, n) : td_queue_put_bytes_for(q, in, n, td_ms(1)));
+            if (capacity) {
+                CHECK_ERROR(td_queue_try_put_bytes(q, in, 1), TD_EFULL);
+                CHECK_ERROR(td_queue_put_bytes_for(q, in, 1, td_ms(1)), TD_ETIMEOUT);
+            }
+            CHECK_ERROR(td_queue_try_put_bytes(q, in, 5001), TD_ETOOBIG);
+            for (size_t n = 0; n < capacity; n++) {
+                CHECK_OK(td_queue_try_get_bytes(q, out, sizeof out, &size));
+                CHECK_INT(size, n);
+            }
             td_queue_free(q);
         }
+}
+
+/* Blocks of the shared heap, in every form of the calls. */
+TEST(blocks_handed_over)
+{
+    for (int shared = 0; shared < 2; shared++) {
+        td_queue *q = QUEUE(.capacity = 2, .shared = shared);
+        int *block[3], x = 0;
+        void *got = NULL;
+        for (int i = 0; i < 3; i++)
+            block[i] = shared_memory(sizeof *block[i]);
+        CHECK_ERROR(td_queue_try_get_shared(q, &got), TD_EEMPTY);
+        CHECK_ERROR(td_queue_get_shared_for(q, &got, td_ms(1)), TD_ETIMEOUT);
+        CHECK_ERROR(td_queue_try_put_shared(q, &x), TD_EINVAL);
+        CHECK_ERROR(td_queue_try_get_shared(q, NULL), TD_EINVAL);
+        CHECK_OK(td_queue_try_put_shared(q, block[0]));
+        CHECK_OK(td_queue_put_shared_for(q, block[1], td_ms(1)));
+        CHECK_ERROR(td_queue_try_put_shared(q, block[2]), TD_EFULL);
+        CHECK_ERROR(td_queue_put_shared_for(q, block[2], td_ms(1)), TD_ETIMEOUT);
+        CHECK_OK(td_queue_try_get_shared(q, &got));
+        CHECK(got == block[0]);
+        CHECK_OK(td_queue_get_shared_for(q, &got, td_ms(1)));
+        CHECK(got == block[1]);
+        td_queue_free(q);
+        q = QUEUE(.item_size = 4, .shared = shared);
+        CHECK_ERROR(td_queue_try_put_shared(q, block[0]), TD_ETYPE);
+        CHECK_ERROR(td_queue_try_get_shared(q, &got), TD_ETYPE);
+        td_queue_free(q);
+    }
 }
 
 TEST(many_at_once)
@@ -187,13 +252,14 @@ TEST(many_at_once)
             CHECK_INT(td_queue_try_put_many(q, in, 0), 0);
             CHECK_INT(td_queue_try_put_many(q, in, 25), 10);
             CHECK_ERROR((int)td_queue_try_put_many(q, in, 25), TD_EFULL);
-            CHECK_INT(td_queue_put_many_with(q, in, 3, td_ms(1), NULL), TD_ETIMEOUT);
+            CHECK_INT(td_queue_put_many_for(q, in, 3, td_ms(1)), TD_ETIMEOUT);
             CHECK_INT(td_queue_get_many(q, out, 4), 4);
             CHECK_INT(td_queue_put_many_with(q, in, 25, td_ms(1), NULL), 4);
             CHECK_INT(td_queue_get_many(q, out, 25), 10);
             for (int i = 0; i < 10 && kind == 0; i++)
                 CHECK_INT(out[i], i < 6 ? i + 4 : i - 6);
             CHECK_ERROR((int)td_queue_try_get_many(q, out, 25), TD_EEMPTY);
+            CHECK_ERROR((int)td_queue_get_many_for(q, out, 25, td_ms(1)), TD_ETIMEOUT);
             CHECK_INT(td_queue_get_many(q, out, 0), 0);
             td_queue_free(q);
         }
@@ -271,6 +337,40 @@ TEST(bad_input)
     CHECK_OK(td_queue_get_shared(q, (void **)&got));
     CHECK(got == block);
     td_queue_free(q);
+}
+
+HELPER(without_init)
+{
+    (void)argc, (void)argv;
+    td_lock lock = { 0 };
+    int x = 4;
+    for (int i = 0; i < 2; i++) { /* the second time by a thread that has its record already */
+        CHECK_NULL(td_queue_new(.item_size = sizeof x, .shared = true), TD_EINIT);
+        CHECK_NULL(td_queue_new(.kind = TD_QUEUE_LIFO, .shared = true), TD_EINIT);
+        CHECK_HAS(td_last_message(), "td_init");
+        CHECK_OK(td_lock_acquire(&lock));
+        td_lock_release(&lock);
+    }
+    td_queue *own = QUEUE(.item_size = sizeof x);
+    CHECK_OK(td_queue_put(own, &x));
+    CHECK_OK(td_init());
+    td_queue *q = QUEUE(.item_size = sizeof x, .shared = true);
+    CHECK_OK(td_queue_get(own, &x));
+    CHECK_OK(td_queue_put(q, &x));
+    td_queue_free(own);
+    td_queue_free(q);
+    return harness_failed();
+}
+
+INIT(no_init)
+{
+}
+
+/* Catches: a queue made in shared memory where there is none. */
+TEST(before_init)
+{
+    helper_options options = { .init = "no_init" };
+    CHECK_INT(helper_run(&options, "without_init", NULL), 0);
 }
 
 /* --- shutdown, task_done and join in one thread ------------------------------------------------------------- */

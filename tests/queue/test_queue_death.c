@@ -556,6 +556,21 @@ static int compete(td_call *call)
     return 0;
 }
 
+static td_worker *start_rival(rival *r, td_target *target)
+{
+    rival_at at = { r };
+    td_worker *other = WORKER(td_thread(.target = target, .args = TD_VAL(at)));
+    REQUIRE_OK(td_start(other));
+    return other;
+}
+
+static void end_rival(td_worker *other, const rival *r)
+{
+    REQUIRE_OK(td_join_for(other, td_s(30 * SLOW)));
+    CHECK_OK(r->result);
+    td_free(other);
+}
+
 /* Has the victim taken this one out? */
 static bool is_in_hand(const stage *s, uint32_t number)
 {
@@ -619,16 +634,15 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool spa
     stage *s = set_stage(number, step);
     td_queue *q = s->queue;
     rival r = { .queue = q, .put = scenes[number].puts > 0 };
-    rival_at at = { &r };
     account a = { { { 0 } }, { { 0 } }, 0 };
     const _Atomic uint32_t *word = r.put ? &q->space : &q->items;
-    td_worker *other = WORKER(td_thread(.target = compete_known, .args = TD_VAL(at))), *w = NULL;
+    td_worker *other, *w = NULL;
     /* The first one to sleep is woken first. */
     if (sparse) {
         w = start_victim(how, s);
         WAIT_UNTIL(!process_alive(td_pid(w)) || (waits_here(word, td_pid(w)) && sleeps(td_pid(w))), 20);
     }
-    REQUIRE_OK(td_start(other));
+    other = start_rival(&r, compete_known);
     WAIT_UNTIL(waits_here(word, getpid()) && sleeps((pid_t)page->number[0]), 20);
     if (!sparse) {
         w = start_victim(how, s);
@@ -650,9 +664,7 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool spa
     for (int i = 1; i < items && !r.put && !sparse; i++)
         CHECK_OK(put_item(q, item_make(BEFORE, (uint32_t)i)));
     bool died = end_victim(w, s);
-    CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
-    CHECK_OK(r.result);
-    td_free(other);
+    end_rival(other, &r);
     drain(q, &a);
     for (int i = 0; i < 2 && r.put; i++)
         CHECK_INT(a.times[BEFORE][i], 1);
@@ -669,16 +681,31 @@ static bool kill_asleep_at(const mode *how, uint32_t number, long step, bool spa
     return died;
 }
 
+static bool kill_asleep_sparsely_at(const mode *how, uint32_t number, long step)
+{
+    return kill_asleep_at(how, number, step, true);
+}
+
+static bool kill_asleep_richly_at(const mode *how, uint32_t number, long step)
+{
+    return kill_asleep_at(how, number, step, false);
+}
+
+/* At each step, until three times in a row nobody has died: how long a victim tries before it sleeps varies. */
+static void climb(const mode *how, bool (*kill_at)(const mode *, uint32_t, long), uint32_t number, long least)
+{
+    long step = 1, survived = 0;
+    for (; survived < 3 && !harness_failed(); step++)
+        survived = kill_at(how, number, step) ? 0 : survived + 1;
+    CHECK(step > least);
+    harness_note("%ld steps", step);
+}
+
 static void kill_asleep(const mode *how, uint32_t number)
 {
-    bool gets = scenes[number].gets > 0;
-    for (int sparse = 0; sparse <= gets; sparse++) {
-        long step = 1, survived = 0;
-        for (; survived < 3 && !harness_failed(); step++) /* how long it tries before it sleeps varies */
-            survived = kill_asleep_at(how, number, step, sparse) ? 0 : survived + 1;
-        CHECK(step > 10);
-        harness_note("%ld steps", step);
-    }
+    climb(how, kill_asleep_richly_at, number, 10);
+    if (scenes[number].gets > 0)
+        climb(how, kill_asleep_sparsely_at, number, 10);
 }
 
 #define ASLEEP(name, number)                     \
@@ -696,79 +723,67 @@ ASLEEP(empty_for_many, GET_MANY_NONE)
 ASLEEP(full_of_bytes, PUT_BYTES_FULL)
 ASLEEP(empty_of_bytes, GET_BYTES_NONE)
 
-static int joins_too(td_call *call)
+/* One of two who wait until all is done: the other one is told. */
+static bool kill_joining_at(const mode *how, uint32_t number, long step)
 {
-    rival *r = td_arg(call, rival_at).at;
-    r->result = td_queue_join_for(r->queue, td_s(20 * SLOW));
-    return 0;
+    stage *s = set_stage(number, step);
+    rival r = { .queue = s->queue, .join = true };
+    account a = { { { 0 } }, { { 0 } }, 0 };
+    td_worker *other = start_rival(&r, compete);
+    WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
+    td_worker *w = start_victim(how, s);
+    WAIT_UNTIL(sleeps(td_pid(w)), 20);
+    drain(s->queue, &a);
+    CHECK(td_is_alive(other));
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(td_queue_task_done(s->queue));
+    bool died = end_victim(w, s);
+    end_rival(other, &r);
+    still_works(s->queue);
+    td_queue_free(s->queue);
+    return died;
 }
 
-/* One of two who wait until all is done: the other one is told. */
 TEST_METHODS_LIMIT(killed_while_joining, 150)
 {
-    long step = 1, survived = 0;
-    for (; survived < 3 && !harness_failed(); step++) {
-        stage *s = set_stage(JOIN, step);
-        rival r = { .queue = s->queue };
-        rival_at at = { &r };
-        account a = { { { 0 } }, { { 0 } }, 0 };
-        td_worker *other = WORKER(td_thread(.target = joins_too, .args = TD_VAL(at)));
-        REQUIRE_OK(td_start(other));
-        WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
-        td_worker *w = start_victim(how, s);
-        WAIT_UNTIL(sleeps(td_pid(w)), 20);
-        drain(s->queue, &a);
-        CHECK(td_is_alive(other));
-        for (int i = 0; i < 2; i++)
-            CHECK_OK(td_queue_task_done(s->queue));
-        survived = end_victim(w, s) ? 0 : survived + 1;
-        CHECK_OK(td_join_for(other, td_s(30 * SLOW)));
-        CHECK_OK(r.result);
-        td_free(other);
-        still_works(s->queue);
-        td_queue_free(s->queue);
-    }
-    CHECK(step > 6);
-    harness_note("%ld steps", step);
+    climb(how, kill_joining_at, JOIN, 6);
 }
 
-/* One sleeps, and who puts the item, or takes one, that it waits for is killed: it has come, or another one's wakes. */
+/* What would have woken it comes from somebody else: the victim has died before it had done it. */
+static void wake_instead(td_queue *q, const rival *r, account *a)
+{
+    if (r->join && td__load_acquire(&q->done) == 0)
+        CHECK_OK(td_queue_task_done(q));
+    else if (r->put && td_queue_qsize(q) == q->capacity)
+        CHECK_OK(take(q, a, td_s(20 * SLOW)));
+    else if (!r->put && !r->join && td_queue_qsize(q) == 0)
+        CHECK_OK(put_within(q, item_make(AFTER, 0), td_s(20 * SLOW)));
+}
+
+/* One sleeps, and who puts the item, takes one, or says that the last is done, that it waits for is killed: it has
+ * come, or another one's wakes. */
 static bool kill_waking_at(const mode *how, uint32_t number, long step)
 {
     stage *s = set_stage(number, step);
     td_queue *q = s->queue;
-    bool puts = scenes[number].puts > 0;
-    rival r = { .queue = q, .put = !puts };
-    rival_at at = { &r };
+    rival r = { .queue = q, .put = scenes[number].gets > 0, .join = number == TASK_DONE };
     account a = { { { 0 } }, { { 0 } }, 0 };
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
-    REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(td__load_relaxed(puts ? &q->items : &q->space) & 1, 20);
+    if (r.join)
+        drain(q, &a);
+    td_worker *other = start_rival(&r, compete);
+    WAIT_UNTIL(td__load_relaxed(r.join ? &q->finished : r.put ? &q->space : &q->items) & 1, 20);
     bool died = end_victim(start_victim(how, s), s);
-    if (died && puts && td_queue_qsize(q) == 0 && td_is_alive(other))
-        CHECK_OK(put_within(q, item_make(AFTER, 0), td_s(20 * SLOW)));
-    if (died && !puts && td_queue_qsize(q) == q->capacity && td_is_alive(other))
-        CHECK_OK(take(q, &a, td_s(20 * SLOW)));
-    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
-    CHECK_OK(r.result);
-    td_free(other);
+    if (died && td_is_alive(other))
+        wake_instead(q, &r, &a);
+    end_rival(other, &r);
     td_queue_free(q);
     return died;
-}
-
-static void kill_waking(const mode *how, uint32_t number)
-{
-    long step = 1, survived = 0;
-    for (; survived < 3 && !harness_failed(); step++)
-        survived = kill_waking_at(how, number, step) ? 0 : survived + 1;
-    CHECK(step > 10);
-    harness_note("%ld steps", step);
 }
 
 #define WAKING(name, number)                               \
     TEST_METHODS_LIMIT(killed_while_waking_by_##name, 150) \
     {                                                      \
-        kill_waking(how, number);                          \
+        climb(how, kill_waking_at, number, 10);            \
     }
 
 WAKING(put, WAKE_PUT)
@@ -777,35 +792,9 @@ WAKING(get, WAKE_GET)
 WAKING(get_many, WAKE_GET_MANY)
 WAKING(put_lifo, WAKE_PUT_LIFO)
 
-/* One waits in join; who says that the last one is done is killed. */
-static bool kill_beside_join_at(const mode *how, long step)
-{
-    stage *s = set_stage(TASK_DONE, step);
-    rival r = { .queue = s->queue, .join = true };
-    rival_at at = { &r };
-    account a = { { { 0 } }, { { 0 } }, 0 };
-    drain(s->queue, &a);
-    td_worker *other = WORKER(td_thread(.target = compete, .args = TD_VAL(at)));
-    REQUIRE_OK(td_start(other));
-    WAIT_UNTIL(td__load_relaxed(&s->queue->finished) & 1, 20);
-    td_worker *w = start_victim(how, s);
-    bool died = end_victim(w, s);
-    /* Killed before it had said so: somebody else does, and is heard. */
-    if (died && td__load_acquire(&s->queue->done) == 0)
-        CHECK_OK(td_queue_task_done(s->queue));
-    REQUIRE_OK(td_join_for(other, td_s(20 * SLOW)));
-    CHECK_OK(r.result);
-    td_free(other);
-    td_queue_free(s->queue);
-    return died;
-}
-
 TEST_METHODS_LIMIT(killed_in_task_done_beside_a_join, 150)
 {
-    long step = 1, survived = 0;
-    for (; survived < 3 && !harness_failed(); step++)
-        survived = kill_beside_join_at(how, step) ? 0 : survived + 1;
-    CHECK(step > 5);
+    climb(how, kill_waking_at, TASK_DONE, 5);
 }
 
 /* --- after a shutdown ---------------------------------------------------------------------------------------- */

@@ -1,22 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Queues where the kernel refuses membarrier, which those who sleep rely on: from the program's start, so that
- * everybody does without; or later, by a sandbox, to some, who then look again while they sleep.
+ * Sleepers hand items to each other, who come and go: also where the kernel refuses membarrier, which those who sleep
+ * rely on, from the program's start, so that everybody does without; or later, by a sandbox, to some, who then look
+ * again while they sleep.
  */
 #include "ledger.h"
 #include "refuse.h"
 #include "queue/queue.h"
 #include "sync/latch.h"
 
-static td_queue *queue_of(int kind, bool shared, size_t capacity)
-{
-    return QUEUE(.item_size = sizeof(int), .capacity = capacity, .shared = shared, .kind = (td_queue_kind)kind,
-                 .priority = kind == TD_QUEUE_PRIORITY ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 }, .joinable = true);
-}
-
 /* --- numbers handed around, through queues of one place -------------------------------------------------------- */
 
-enum { STATIONS = 3, EACH = 2 };
+enum { STATIONS = 4, EACH = 2 };
 
 typedef struct station {
     td_queue *from, *to;
@@ -66,13 +61,18 @@ static void hand_around(const mode *how, int kind, bool shared, bool refused)
     }
 }
 
+/* Catches: a wake-up that gets lost. */
+TEST_MODES(handed_around)
+{
+    FOR_ALL_QUEUES
+    hand_around(how, kind, shared, false);
+}
+
 HELPER(hands_around)
 {
-    const mode *modes[] = { &mode_thread, &mode_forkserver, &mode_fork };
-    for (size_t i = 0; i < TD__COUNT(modes); i++)
-        for (int kind = 0; kind < 3; kind++)
-            for (int shared = modes[i] != &mode_thread; shared < 2; shared++)
-                hand_around(modes[i], kind, shared, false);
+    test_handed_around(&mode_thread);
+    test_handed_around(&mode_forkserver);
+    test_handed_around(&mode_fork);
     CHECK(td__the_region->by_exchange && td__release_by_exchange);
     return harness_failed();
 }
@@ -88,9 +88,8 @@ TEST(barriers_refused)
 /* Catches: some that are refused it when all change queues by plain stores already. */
 TEST_MODES(barriers_refused_later)
 {
-    for (int kind = 0; kind < 3; kind++)
-        for (int shared = how != &mode_thread; shared < 2; shared++)
-            hand_around(how, kind, shared, true);
+    FOR_ALL_QUEUES
+    hand_around(how, kind, shared, true);
 }
 
 /* --- what a sleeper overlooks ---------------------------------------------------------------------------------- */

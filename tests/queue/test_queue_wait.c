@@ -51,16 +51,6 @@ static void ended_with(td_worker *w, int expected)
     td_free(w);
 }
 
-static td_queue *queue_of(int kind, bool shared, size_t capacity)
-{
-    return QUEUE(.item_size = sizeof(int), .capacity = capacity, .shared = shared, .kind = (td_queue_kind)kind,
-                 .priority = kind == TD_QUEUE_PRIORITY ? TD_PRIORITY_ITEM(int) : (td_priority){ 0 }, .joinable = true);
-}
-
-#define FOR_ALL_QUEUES                   \
-    for (int kind = 0; kind < 3; kind++) \
-        for (int shared = how != &mode_thread; shared < 2; shared++)
-
 static void asleep(const _Atomic uint32_t *word)
 {
     WAIT_UNTIL(td__load_relaxed(word) & 1, 20);
@@ -155,55 +145,6 @@ TEST_MODES(batches_wake_all)
             ended_with(w[i], 0);
         td_queue_free(q);
     }
-}
-
-/* One item at a time between sleepers, who come and go. A lost wake-up hangs. */
-typedef struct ring_of {
-    td_queue *from, *to;
-    int rounds;
-} ring_of;
-static int hand_on(td_call *call)
-{
-    ring_of a = td_arg(call, ring_of);
-    int x;
-    for (int i = 0; i < a.rounds; i++) {
-        REQUIRE_OK(td_queue_get_for(a.from, &x, td_s(30 * SLOW)));
-        REQUIRE_OK(td_queue_put_for(a.to, &x, td_s(30 * SLOW)));
-    }
-    return harness_failed();
-}
-
-TEST_MODES(handed_around)
-{
-    FOR_ALL_QUEUES
-    {
-        enum { STATIONS = 4, EACH = 2 };
-        td_queue *q[STATIONS];
-        td_worker *w[STATIONS * EACH];
-        for (int i = 0; i < STATIONS; i++)
-            q[i] = queue_of(kind, shared, 1);
-        for (int i = 0; i < STATIONS * EACH; i++) {
-            ring_of a = { q[i % STATIONS], q[(i + 1) % STATIONS], 500 / SLOW };
-            w[i] = WORKER(NEW(.target = hand_on, .args = TD_VAL(a)));
-            REQUIRE_OK(td_start(w[i]));
-        }
-        for (int x = 0; x < 2; x++)
-            CHECK_OK(td_queue_put(q[x], &x));
-        for (int i = 0; i < STATIONS * EACH; i++) {
-            CHECK_OK(td_join(w[i]));
-            CHECK_INT(td_result_code(w[i]), 0);
-            td_free(w[i]);
-        }
-        for (int i = 0; i < STATIONS; i++)
-            td_queue_free(q[i]);
-    }
-}
-
-/* The kernel refuses the barriers that the quick way relies on: a slower one, the same outcome. */
-TEST(handed_around_without_barriers)
-{
-    td__release_by_exchange = true;
-    test_handed_around(&mode_thread);
 }
 
 TEST_MODES(join_is_woken)

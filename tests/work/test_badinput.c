@@ -2,6 +2,7 @@
 /* What a caller can do wrong: each is an error with a sentence, and the program goes on. */
 #include "targets.h"
 #include <tandem/queue.h>
+#include <tandem/timer.h>
 
 #include <pthread.h>
 
@@ -36,6 +37,58 @@ TEST(methods_that_are_refused)
     CHECK_NULL(td_worker_create((td_worker_kind)0, &options), TD_EINVAL);
     CHECK_NULL(td_worker_create((td_worker_kind)3, &options), TD_EINVAL);
     CHECK_NULL(td_worker_create((td_worker_kind)-1, &options), TD_EINVAL);
+}
+
+/* What a program that was built with an earlier header gives, or with a later one. */
+static void options_of_size(td_worker_kind kind, size_t known)
+{
+    struct {
+        td_worker_options options;
+        char later[64];
+    } given;
+    memset(&given, 0x55, sizeof given);
+    td_worker_options set = { .struct_size = known, .target = nothing };
+    memcpy(&given.options, &set, known < sizeof set ? known : sizeof set);
+    td_worker *w = td_worker_create(kind, &given.options);
+    REQUIRE(w != NULL);
+    CHECK(!td_is_daemon(w));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    CHECK_INT(td_outcome(w), TD_RETURNED);
+    td_free(w);
+}
+
+/* Catches: options read beyond the size that they say they have, which the caller's struct does not hold. */
+TEST(options_of_another_version)
+{
+    for (int kind = TD_THREAD; kind <= TD_PROCESS; kind++) {
+        options_of_size((td_worker_kind)kind, offsetof(td_worker_options, args));
+        options_of_size((td_worker_kind)kind, offsetof(td_worker_options, daemon));
+        options_of_size((td_worker_kind)kind, offsetof(td_worker_options, connections));
+        options_of_size((td_worker_kind)kind, sizeof(td_worker_options) + 64);
+    }
+    td_worker_options none = { .target = nothing };
+    CHECK_NULL(td_worker_create(TD_THREAD, &none), TD_EINVAL);
+    CHECK_HAS(td_last_message(), "struct_size");
+
+    td_timer_options timer;
+    memset(&timer, 0x55, sizeof timer);
+    timer.struct_size = offsetof(td_timer_options, args);
+    timer.interval = td_ms(0);
+    timer.target = nothing;
+    CHECK_INT(td_run(td_timer_create(&timer)), 0);
+
+    struct {
+        td_queue_options options;
+        char later[64];
+    } queue;
+    memset(&queue, 0x55, sizeof queue);
+    queue.options = (td_queue_options){ .struct_size = sizeof queue, .item_size = 4 };
+    td_queue *q = td_queue_create(&queue.options);
+    CHECK(q != NULL);
+    td_queue_free(q);
+    queue.options.struct_size = 0;
+    CHECK_NULL(td_queue_create(&queue.options), TD_EINVAL);
 }
 
 /* Catches: a stack that is too small to be entered, or so big that sizes overflow. */

@@ -10,6 +10,7 @@
 #include <malloc.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #if defined(TD_FAULTS) && TD_FAULTS
 #include "os/fault.h"
@@ -122,6 +123,9 @@ static void settle(void)
     }
 }
 
+/* What is different, in the n-th round, from what the spawner was started with; NULL: nothing. */
+static void (*surroundings)(long n);
+
 /* warm: the spawner runs before the fault is armed. */
 static void each_call_fails_once(const mode *how, bool big, bool warm, bool sentinel)
 {
@@ -138,6 +142,8 @@ static void each_call_fails_once(const mode *how, bool big, bool warm, bool sent
             one_life(how, big, sentinel);
             settle();
         }
+        if (surroundings)
+            surroundings(n);
         td__fault_arm(n);
         one_life(how, big, sentinel);
         settle();
@@ -191,6 +197,21 @@ TEST_MODES(each_call_fails_once_with_a_sentinel)
     each_call_fails_once(how, false, true, true);
 }
 
+/* Of the environment, the umask, the limits and the nice value. */
+static void change_surroundings(long n)
+{
+    char round[32];
+    snprintf(round, sizeof round, "%ld", n);
+    setenv("ROUND", round, 1);
+    umask(n % 2 ? 022 : 027);
+    struct rlimit limit;
+    REQUIRE(getrlimit(RLIMIT_SIGPENDING, &limit) == 0);
+    limit.rlim_cur = limit.rlim_max - (rlim_t)(n % 2);
+    REQUIRE(setrlimit(RLIMIT_SIGPENDING, &limit) == 0);
+    if (geteuid() == 0)
+        REQUIRE(setpriority(PRIO_PROCESS, 0, (int)(n % 2)) == 0);
+}
+
 /* The same with surroundings that differ from the spawner's, and a module that it does not know. */
 TEST_METHODS(each_call_fails_once_with_other_surroundings)
 {
@@ -205,9 +226,7 @@ TEST_METHODS(each_call_fails_once_with_other_surroundings)
     memset(value, 'v', sizeof value - 1);
     setenv("LARGE", value, 1);
     REQUIRE(chdir(harness_dir) == 0);
-    int nice_now = getpriority(PRIO_PROCESS, 0); /* any number of its range is a good one, -1 too */
-    if (nice_now < 19)
-        REQUIRE(setpriority(PRIO_PROCESS, 0, nice_now + 1) == 0);
+    surroundings = change_surroundings;
     each_call_fails_once(how, false, true, false);
 }
 

@@ -90,6 +90,31 @@ TEST_MODES(every_scalar)
     TRY(enum, enum colour, GREEN);
 }
 
+static int returns_variables(td_call *call)
+{
+    int scalar = 7;
+    struct mixed whole = { .c = 'w', .d = 2.5 };
+    int code = td_arg(call, bool) ? td_return_val(call, scalar) : td_return_val(call, whole);
+    scalar = 8; /* it has been copied */
+    whole.c = 'x';
+    return code;
+}
+
+/* Catches: a variable that is returned by its address, or as another kind than that of its type. */
+TEST_MODES(variables_returned)
+{
+    int number = 0;
+    struct mixed got;
+    td_worker *w = JOINED(NEW(.target = returns_variables, .args = TD_ARG(bool, true)));
+    CHECK_OK(td_result(w, int, &number));
+    CHECK_INT(number, 7);
+    td_free(w);
+    w = JOINED(NEW(.target = returns_variables, .args = TD_ARG(bool, false)));
+    CHECK_OK(td_result(w, struct mixed, &got));
+    CHECK(got.c == 'w' && got.d == 2.5);
+    td_free(w);
+}
+
 /* Catches: aggregates that arrive with other bytes, and TD_ARG's way of building them. */
 TEST_MODES(structs_and_unions)
 {

@@ -273,11 +273,25 @@ TEST(bad_input)
     CHECK_ERROR(td_wait_any(&thing, 0, td_ms(1), NULL), TD_EINVAL);
     CHECK_ERROR(td_wait_any(&thing, 1001, td_ms(1), NULL), TD_ETOOBIG);
     thing.object = NULL;
-    CHECK(td_wait_any(&thing, 1, td_ms(1), NULL) < 0);
+    CHECK_NULL(td_thread(.target = until_go, .args = td_bytes("", SIZE_MAX)), TD_ETOOBIG);
+    CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_EINVAL);
+    CHECK_NULL(td_thread(.target = until_go, .args = td_bytes("", SIZE_MAX)), TD_ETOOBIG);
+    thing.kind = TD_WAITS_WORKER;
+    CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_ETOOBIG); /* why there is none */
     thing.kind = (td_waitable_kind)77;
     CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_EINVAL);
     thing = TD_WAIT_DESCRIPTOR(-1);
     CHECK_ERROR(td_wait_any(&thing, 1, td_ms(1), NULL), TD_EINVAL);
+    int fds[2];
+    REQUIRE(pipe(fds) == 0);
+    td_waitable two[] = { TD_WAIT_DESCRIPTOR(fds[0]), TD_WAIT_DESCRIPTOR(fds[0]) };
+    two[1].descriptor = dup(fds[1]);
+    close(two[1].descriptor);
+    CHECK_ERROR(td_wait_any(two, 2, td_s(20), NULL), TD_EINVAL);
+    CHECK_HAS(td_last_message(), "is not open");
+    close(fds[1]);
+    CHECK_INT(td_wait_any(two, 1, td_s(20), NULL), 1); /* hung up */
+    close(fds[0]);
     CHECK_ERROR(td_descriptor((td_waitable){ 0 }), TD_EINVAL);
     td_worker *w = WORKER(td_thread(.target = until_go));
     thing = TD_WAIT_WORKER(w);

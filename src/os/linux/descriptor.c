@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -73,10 +72,10 @@ void td__close_range(int first, int last)
     unsigned end = last < 0 ? ~0u : (unsigned)last;
     if ((unsigned)first > end || td__raw3(SYS_close_range, (unsigned)first, end, 0) == 0)
         return;
-    struct rlimit limit; /* before Linux 5.9, or refused */
-    int top = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 65536 ? (int)limit.rlim_cur : 65536;
-    for (int fd = first; fd < top && (last < 0 || fd <= last); fd++)
-        close(fd);
+    /* Before Linux 5.9, or refused. The limit says nothing: it may be lower than what is open. */
+    int top = last >= 0 && last < 65535 ? last + 1 : 65536;
+    for (int fd = first; fd < top; fd++)
+        td__close(fd);
 }
 
 void td__close_many(const int *fds, size_t count, int but)
@@ -254,6 +253,10 @@ int td__send_parts(int socket, const struct iovec *parts, size_t count, const in
 {
     if (td__fault(ENOBUFS))
         return -1;
+    if (fd_count > TD__MESSAGE_FDS) {
+        errno = EINVAL;
+        return -1;
+    }
     union control control;
     struct msghdr message = { .msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count };
     if (fd_count > 0) {
@@ -354,6 +357,14 @@ bool td__is_packet_socket(int fd)
         return false;
     size = sizeof type;
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX && type == SOCK_SEQPACKET;
+}
+
+bool td__is_own_socket(int fd)
+{
+    struct ucred maker;
+    socklen_t size = sizeof maker;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &maker, &size) == 0 && size == sizeof maker &&
+           maker.uid == geteuid() && maker.gid == getegid();
 }
 
 int td__stream_pair(int fds[2])

@@ -68,7 +68,7 @@ static void TD__NO_SANITIZE become(void *arg)
     if (null < 0)
         give_up(launch, "open /dev/null", null);
     for (int fd = 0; fd < 3; fd++) {
-        if (fd == 2 && td__raw3(SYS_fcntl, 2, F_GETFD, 0) >= 0)
+        if (fd == 2 && null != 2 && td__raw3(SYS_fcntl, 2, F_GETFD, 0) >= 0)
             continue;
         long r = null == fd ? td__raw3(SYS_fcntl, fd, F_SETFD, 0) : td__raw3(SYS_dup3, null, fd, 0);
         if (r < 0)
@@ -135,6 +135,21 @@ static void reap(pid_t pid)
         ;
 }
 
+/* The descriptor has the number of a closed stream. Where it cannot be moved away, the new process cannot be watched.
+ */
+static void move_above(struct launch *launch)
+{
+    int above = td__dup_from(launch->pid_fd, 3);
+    if (above >= 0) {
+        td__close(launch->pid_fd);
+        launch->pid_fd = above;
+        return;
+    }
+    launch->error = errno;
+    launch->stage = "fcntl";
+    td__pid_fd_kill(launch->pid_fd, SIGKILL);
+}
+
 /* With a holder, the launch record lives at the lowest end of the stacks, since the holder uses it as long as it lives.
  */
 int td__exec_self(td__exec *request)
@@ -185,16 +200,14 @@ int td__exec_self(td__exec *request)
         reap((pid_t)pid);
     }
     td__signals_restore(&mask);
-    if (launch->error == 0 && launch->pid_fd < 3 && (launch->pid_fd = td__above_streams(launch->pid_fd)) < 0) {
-        launch->error = errno;
-        launch->stage = "fcntl";
-    }
+    if (launch->error == 0 && launch->pid_fd < 3)
+        move_above(launch);
     int error = launch->error;
     request->stage = launch->stage;
     request->pid = (pid_t)launch->pid;
     request->pid_fd = launch->pid_fd;
     if (error) {
-        td__close(launch->pid_fd); /* of a process that ended before its execve */
+        td__close(launch->pid_fd); /* of a process that ended before its execve, or has been killed */
         request->pid_fd = -1;
         td__unmap(stacks, 2 * STACK);
         errno = error;

@@ -3,6 +3,26 @@
 #include "os/fault.h"
 #include "base/base.h"
 
+#if TD_COVERAGE
+#include <gcov.h>
+
+void __wrap__exit(int status) __attribute__((noreturn));
+void __real__exit(int status) __attribute__((noreturn));
+
+void td__coverage_save(void)
+{
+    __gcov_dump();
+    __gcov_reset(); /* else the atexit handlers of the libc would add it again */
+}
+
+/* Of the tests, whose processes end by it too. */
+void __wrap__exit(int status)
+{
+    td__coverage_save();
+    __real__exit(status);
+}
+#endif
+
 #if TD_FAULTS
 #include <errno.h>
 #include <sched.h>
@@ -115,6 +135,7 @@ void td__step_point(void)
         act();
         return;
     }
+    td__coverage_save();
     kill(getpid(), SIGKILL);
     for (;;)
         pause();

@@ -152,6 +152,15 @@ static int start_holder(struct forking *forking)
     return 0;
 }
 
+/* As td__above_streams, but what cannot be moved stays open: by it the holder is waited for. */
+static int above_streams(struct forking *forking)
+{
+    int fd = forking->holder_fd > 2 ? forking->holder_fd : td__dup_from(forking->holder_fd, 3);
+    if (fd >= 0 && fd != forking->holder_fd)
+        td__close(forking->holder_fd);
+    return fd;
+}
+
 int td__fork_hidden(td__forked *forked, const int life[2])
 {
     /* Lives as long as the holder, at the lowest end of its stack. */
@@ -187,7 +196,7 @@ int td__fork_hidden(td__forked *forked, const int life[2])
     }
     int error = forking->error;
     if (error == 0) {
-        forked->holder_fd = forking->stay ? td__pid_fd(forked->holder) : td__above_streams(forking->holder_fd);
+        forked->holder_fd = forking->stay ? td__pid_fd(forked->holder) : above_streams(forking);
         if (forked->holder_fd < 0) {
             error = errno;
             td__kill(forked->pid, SIGKILL); /* unreaped as yet */

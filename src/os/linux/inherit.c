@@ -118,31 +118,54 @@ static inline bool begins(const char *line, const char *with)
     return strncmp(line, with, strlen(with)) == 0;
 }
 
-/* The lines of /proc/.../status that say who we are; the umask is taken out of it on the way, for the system call that
- * reads it also changes it, under the feet of other threads. */
-static void take_status(td__identity *identity, char *status)
+/* A number at the end of a line, no larger than `most`. */
+static bool number_at(const char *text, unsigned base, uint64_t most, uint64_t *number)
 {
-    for (char *line = status, *end; *line; line = end) {
-        end = strchr(line, '\n');
-        end = end ? end + 1 : line + strlen(line);
+    uint64_t value = 0;
+    text += strspn(text, "\t ");
+    const char *first = text;
+    for (; *text && *text != '\n'; text++) {
+        unsigned digit = *text >= '0' && *text <= '9'   ? (unsigned)(*text - '0')
+                         : *text >= 'a' && *text <= 'f' ? (unsigned)(*text - 'a') + 10
+                                                        : base;
+        if (digit >= base || value > (most - digit) / base)
+            return false;
+        value = value * base + digit;
+    }
+    *number = value;
+    return text > first;
+}
+
+/* The lines of /proc/.../status that say who we are; the umask is taken out of it on the way, for the system call that
+ * reads it also changes it, under the feet of other threads. False: the umask or capabilities are not told. A last line
+ * without an end is none: it may have been cut. */
+static bool take_status(td__identity *identity, const char *status)
+{
+    uint64_t mask;
+    unsigned told = 0;
+    td__capabilities *rights = &identity->capabilities;
+    for (const char *line = status, *end; (end = strchr(line, '\n')) != NULL; line = end) {
+        end++;
         bool kept = false;
         switch (line[0]) { /* first, as there are some fifty lines, at each start */
         case 'U':
             kept = begins(line, "Uid:");
-            if (begins(line, "Umask:"))
-                identity->umask = (int)strtol(line + 6, NULL, 8);
+            if (begins(line, "Umask:") && number_at(line + 6, 8, 0777, &mask)) {
+                identity->umask = (int)mask;
+                told |= 1;
+            }
             break;
         case 'G':
             kept = begins(line, "Gid:") || begins(line, "Groups:");
             break;
         case 'C':
             kept = begins(line, "Cap");
-            if (begins(line, "CapInh:"))
-                identity->capabilities.inheritable = strtoull(line + 7, NULL, 16);
-            else if (begins(line, "CapPrm:"))
-                identity->capabilities.permitted = strtoull(line + 7, NULL, 16);
-            else if (begins(line, "CapEff:"))
-                identity->capabilities.effective = strtoull(line + 7, NULL, 16);
+            if (begins(line, "CapInh:") && number_at(line + 7, 16, UINT64_MAX, &rights->inheritable))
+                told |= 2;
+            else if (begins(line, "CapPrm:") && number_at(line + 7, 16, UINT64_MAX, &rights->permitted))
+                told |= 4;
+            else if (begins(line, "CapEff:") && number_at(line + 7, 16, UINT64_MAX, &rights->effective))
+                told |= 8;
             break;
         case 'N':
             kept = begins(line, "NoNewPrivs:");
@@ -156,6 +179,7 @@ static void take_status(td__identity *identity, char *status)
         if (kept)
             append(identity, line, (size_t)(end - line));
     }
+    return told == 15;
 }
 
 /*
@@ -248,26 +272,52 @@ static void take_root(td__identity *identity)
     append(identity, (const char *)numbers, sizeof numbers);
 }
 
+/* All of the file, as text: in `room`, or where that is too small (it names all groups, of which there may be 65,536)
+ * in memory of its own, which is then to be released. NULL with errno. */
+static char *read_status(int file, char *room, size_t size)
+{
+    enum { MOST = 16 << 20 };
+    char *text = room;
+    for (;;) {
+        ssize_t n = td__read_at(file, text, size - 1);
+        if (n > 0 && (size_t)n < size - 1) {
+            text[n] = 0;
+            return text;
+        }
+        int error = n < 0 ? errno : n == 0 ? ENODATA : EOVERFLOW;
+        if (text != room)
+            td__release(text);
+        size *= 4;
+        text = error == EOVERFLOW && size <= MOST ? td__alloc_unset(size) : NULL;
+        if (!text) {
+            errno = error;
+            return NULL;
+        }
+    }
+}
+
 int td__identity_get(td__identity *identity)
 {
-    char status[16384];
+    char room[16384];
     *identity = (td__identity){ .hash = 0xcbf29ce484222325, .umask = -1 };
     struct sources sources = open_sources();
-    ssize_t n = sources.status >= 0 ? td__read_at(sources.status, status, sizeof status - 1) : -1;
-    if (n <= 0 || sources.namespaces < 0) {
+    char *status =
+        sources.status >= 0 && sources.namespaces >= 0 ? read_status(sources.status, room, sizeof room) : NULL;
+    if (!status) {
         int error = errno;
         close_sources(&sources);
         errno = error;
         return -1;
     }
-    status[n] = 0;
-    take_status(identity, status);
+    bool told = take_status(identity, status);
+    if (status != room)
+        td__release(status);
     take_namespaces(identity, sources.namespaces, (identity->capabilities.permitted >> CAP_SYS_ADMIN & 1) != 0);
     if (sources.cgroup >= 0)
         take_cgroup(identity, sources.cgroup);
     take_root(identity);
     close_sources(&sources);
-    if (identity->umask >= 0)
+    if (told)
         return 0;
     errno = ENODATA;
     return -1;
@@ -296,11 +346,16 @@ int td__file_at(const void *address, char *path, size_t size)
     while (found < 0 && fgets(line, sizeof line, maps)) {
         unsigned long from, to;
         int at = 0;
+        size_t length = strcspn(line, "\n");
+        bool whole = line[length] == '\n' || feof(maps);
+        line[length] = 0;
+        if (!whole) /* what follows of a name is no line of its own */
+            for (int c = 0; c != EOF && c != '\n';)
+                c = getc(maps);
         if (sscanf(line, "%lx-%lx %*s %*s %*s %*s %n", &from, &to, &at) < 2 || (uintptr_t)address < from ||
             (uintptr_t)address >= to)
             continue;
-        line[strcspn(line, "\n")] = 0;
-        if (at == 0 || line[at] != '/' || strlen(line + at) >= size)
+        if (at == 0 || line[at] != '/' || !whole || strlen(line + at) >= size)
             break;
         td__format(path, size, "%s", line + at);
         found = 0;

@@ -236,8 +236,10 @@ static uint64_t left_in_system(void)
     char text[4096];
     if (!read_text("/proc/meminfo", text, sizeof text))
         return UINT64_MAX;
+    const uint64_t most = UINT64_MAX / 1024; /* in KiB: more than it cannot be told in bytes */
     uint64_t memory = number_in(text, "MemAvailable:"), swap = number_in(text, "SwapFree:");
-    return memory == UINT64_MAX ? memory : (memory + (swap == UINT64_MAX ? 0 : swap)) * 1024;
+    swap = swap == UINT64_MAX ? 0 : swap;
+    return memory > most || swap > most - memory ? UINT64_MAX : (memory + swap) * 1024;
 }
 
 /* What a group's files are called, by the version of the system of groups. */

@@ -8,8 +8,10 @@
 #include <poll.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 pid_t td__getpid(void)
@@ -25,6 +27,17 @@ pid_t td__getppid(void)
 bool td__is_secure(void)
 {
     return getauxval(AT_SECURE) != 0;
+}
+
+bool td__exec_gives_rights(void)
+{
+    static const char self[] = "/proc/self/exe";
+    struct stat file;
+    if (stat(self, &file) < 0)
+        return false;
+    return ((file.st_mode & S_ISUID) && file.st_uid != geteuid()) ||
+           ((file.st_mode & S_ISGID) && file.st_gid != getegid()) ||
+           (geteuid() != 0 && getxattr(self, "security.capability", NULL, 0) > 0);
 }
 
 int td__pid_fd(pid_t pid)
@@ -54,6 +67,7 @@ pid_t td__fork(void)
 
 void td__exit_now(int code)
 {
+    td__coverage_save();
     for (;;)
         td__raw1(SYS_exit_group, code);
 }
@@ -74,6 +88,10 @@ int td__reopen(int directory, int fd)
 {
     if (td__fault(EMFILE))
         return -1;
+    if (fd < 0) { /* its digits would be a path as well */
+        errno = EBADF;
+        return -1;
+    }
     /* By hand: the libc's formatting would touch seven more pages of each worker. */
     char path[32] = "/proc/self/fd/", digits[12];
     int at = directory < 0 ? 14 : 0, count = 0;
