@@ -356,8 +356,10 @@ void td__bridge_unlock(void)
 
 void td__bridge_forget(void)
 {
-    lock = (td__lock){ 0 };
     td__watches_forget();
+    if (count == 0 && !watched && td__load_relaxed(&lock.word) == 0) /* a worker's page stays its spawner's */
+        return;
+    lock = (td__lock){ 0 };
     watched = false;
     for (size_t i = 0; i < count; i++) {
         station *s = stations[i];

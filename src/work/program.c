@@ -198,6 +198,7 @@ static void after_fork_in_child(bool spawner)
     if (spawner) { /* it becomes a worker, and says so itself */
         td__registry_abandon();
         td__hook_forget();
+        td__bridge_forget(); /* what .prepare has left */
         return;
     }
     td__lock_release(&main_lock);

@@ -2,9 +2,11 @@
 /* td_init and its options; each case's helper calls it in its own way (see INIT). */
 #include "targets.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <tandem/wait.h>
 
 enum { PREPARED = OWN_EVENTS, READY, ALONE, TELLING };
 
@@ -118,6 +120,40 @@ INIT(exiting)
 INIT(telling)
 {
     codes[0] = td_init(.prepare = prepare_that_tells);
+}
+
+/* A thread of the library stays, which watches for descriptors; and one of those. */
+static td_event prepared_event;
+static int prepared_fd = -1;
+
+static bool tells(int fd, td_event *event)
+{
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+    td_event_set(event);
+    return fd >= 0 && poll(&one, 1, 10000) == 1;
+}
+
+static int prepare_that_watches(void)
+{
+    static td_event event;
+    prepared_fd = td_descriptor(TD_WAIT_EVENT(&prepared_event));
+    int fd = td_descriptor(TD_WAIT_EVENT(&event));
+    return tells(fd, &event) ? td_descriptor_close(fd) : 1;
+}
+
+INIT(watching)
+{
+    codes[0] = td_init(.prepare = prepare_that_watches);
+}
+
+static int watches_too(td_call *call)
+{
+    static td_event event;
+    (void)call;
+    int fd = td_descriptor(TD_WAIT_EVENT(&event));
+    CHECK(tells(fd, &event));
+    CHECK_ERROR(td_descriptor_close(prepared_fd), TD_EINVAL); /* the spawner's own */
+    return td_descriptor_close(fd);
 }
 
 INIT(start_now)
@@ -276,6 +312,21 @@ TEST(prepare_runs_once_in_the_spawner)
         helper_options o = { .init = ways[i] };
         CHECK_INT(helper_run(&o, "uses_prepared", "x", NULL), 0);
     }
+}
+
+HELPER(watches_in_workers)
+{
+    CHECK_INT(codes[0], 0);
+    for (int i = 0; i < 4; i++)
+        CHECK_INT(td_run(td_process(.target = watches_too)), 0);
+    return harness_failed();
+}
+
+/* Catches: a worker that takes its spawner's thread for its own, and waits for it. */
+TEST(prepare_that_watches)
+{
+    helper_options o = { .init = "watching" };
+    CHECK_INT(helper_run(&o, "watches_in_workers", NULL), 0);
 }
 
 /* Arguments: what the sentence must hold; "now" or "later". */
