@@ -186,6 +186,10 @@ int td__reserve(int fd, uint64_t offset, uint64_t size)
 {
     if (td__fault(ENOSPC))
         return -1;
+    if (size == 0) {
+        errno = EINVAL;
+        return -1;
+    }
     /* A signal can undo all of a request: so after each a smaller part is asked for, lest a timer never let it end. */
     for (uint64_t part = size, done = 0; done < size;) {
         uint64_t next = part < size - done ? part : size - done;
