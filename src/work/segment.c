@@ -82,27 +82,51 @@ void td__slot_drop_request(td__segment *segment, int file, uint32_t index)
     slot->request.in_window = 0;
 }
 
-void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
+/* Sequentially consistent, with the taker, who sets the bit after its CAS of the word: one of us sees the other, so
+ * that the bit of a slot in use does not stay clear. */
+static void clear_in_use(td__segment *segment, uint32_t index)
+{
+    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_seq_cst);
+    if (TD__WORD_STATE(td__load_seq_cst(&td__slot_at(segment, index)->word)) != TD__FREE)
+        td__fetch_or_acq_rel(&segment->in_use[index / 64], (uint64_t)1 << (index % 64));
+}
+
+/* After both ends. */
+static void make_free(td__segment *segment, int file, uint32_t index)
 {
     td__slot *slot = td__slot_at(segment, index);
-    uint32_t other = end == TD__GONE ? TD__RELEASED : TD__GONE;
-    /* Acquire and release: the second one sees all that the first did with the slot, and frees it after both. */
-    uint32_t before = td__fetch_or_acq_rel(&slot->ends, end);
-    td__step_point();
-    if (before & end || !(before & other))
-        return;
     td__slot_drop_request(segment, file, index);
     if (slot->reply.in_window)
         td__punch(file, window_offset(index, 1), TD__WINDOW_HALF);
     slot->reply.in_window = 0;
     uint64_t word = td__load_relaxed(&slot->word);
     td__store_relaxed(&slot->pid, 0); /* of the next use it is another's, or not known yet */
+    td__step_point();
     td__store_release(&slot->word, TD__WORD(TD__WORD_GENERATION(word), 0, TD__FREE));
-    /* Sequentially consistent, with the taker, who sets the bit after its CAS of the word: one of us sees the other, so
-     * that the bit of a slot in use does not stay clear. */
-    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_seq_cst);
-    if (TD__WORD_STATE(td__load_seq_cst(&slot->word)) != TD__FREE)
-        td__fetch_or_acq_rel(&segment->in_use[index / 64], (uint64_t)1 << (index % 64));
+    td__step_point();
+    clear_in_use(segment, index);
+}
+
+void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end)
+{
+    uint32_t other = end == TD__GONE ? TD__RELEASED : TD__GONE;
+    /* Acquire and release: the second one sees all that the first did with the slot, and frees it after both. */
+    uint32_t before = td__fetch_or_acq_rel(&td__slot_at(segment, index)->ends, end);
+    td__step_point();
+    if (!(before & end) && before & other)
+        make_free(segment, file, index);
+}
+
+void td__slot_end_for(td__segment *segment, int file, uint32_t index, unsigned dead)
+{
+    td__slot *slot = td__slot_at(segment, index);
+    uint64_t word = td__load_acquire(&slot->word);
+    if (TD__WORD_STATE(word) == TD__FREE)
+        clear_in_use(segment, index);
+    else if (TD__WORD_OWNER(word) == dead && td__load_acquire(&slot->ends) == (TD__RELEASED | TD__GONE))
+        make_free(segment, file, index);
+    else if (TD__WORD_OWNER(word) == dead)
+        td__slot_end(segment, file, index, TD__RELEASED);
 }
 
 void td__slot_mark(td__slot *slot, uint32_t how, bool signaled, int number)

@@ -208,6 +208,10 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state);
 /* One of the two ends of a slot's use (TD__RELEASED, TD__GONE) has come; the second makes it free. */
 void td__slot_end(td__segment *segment, int file, uint32_t index, uint32_t end);
 
+/* TD__RELEASED, by the spawner for an owner that is dead, who may have died at any step of it: as the second to come,
+ * or with the slot free already, and its bit not cleared. */
+void td__slot_end_for(td__segment *segment, int file, uint32_t index, unsigned dead);
+
 /* A request that was written and not sent: the pages of its window are given back. */
 void td__slot_drop_request(td__segment *segment, int file, uint32_t index);
 

@@ -307,8 +307,12 @@ static void end_child(uint32_t owner, uint32_t i)
 {
     td__slot *slot = td__slot_at(spawner.segment, i);
     uint64_t word = td__load_acquire(&slot->word);
-    if (TD__WORD_OWNER(word) != owner + 1 || TD__WORD_STATE(word) == TD__FREE)
+    if (TD__WORD_STATE(word) != TD__FREE && TD__WORD_OWNER(word) != owner + 1)
         return;
+    if (TD__WORD_STATE(word) == TD__FREE) {
+        td__slot_end_for(spawner.segment, spawner.file, i, owner + 1);
+        return;
+    }
     bool booting = TD__WORD_STATE(word) == TD__BOOTING;
     if (booting) /* its owner died while it took it; what is there is of its former use */
         td__store_release(&slot->ends, 0);
@@ -318,7 +322,7 @@ static void end_child(uint32_t owner, uint32_t i)
         td__kill((pid_t)pid, SIGKILL);
     else if (!(done & TD__ENDED)) /* taken, but its request has not reached us and never will, or is refused */
         td__slot_end(spawner.segment, spawner.file, i, TD__GONE);
-    td__slot_end(spawner.segment, spawner.file, i, TD__RELEASED);
+    td__slot_end_for(spawner.segment, spawner.file, i, owner + 1);
 }
 
 /* What a dead worker had started ends with it, and nobody will ask for it. */
