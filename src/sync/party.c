@@ -218,8 +218,7 @@ static uint32_t take_index_at_last(td__region *region, uint64_t word)
         uint32_t seen = td__load_acquire(&region->deaths);
         if (seen & TD__DEATHS_PENDING)
             looks = -1;
-        else
-            td__event_fd_signal(td__arrivals);
+        td__event_fd_signal(td__arrivals); /* in any case: the bit may be there for nothing, see tell_of_marks() */
         td__futex_wait(&region->deaths, seen, deadline, true);
         index = take_index(region, word);
     }
@@ -450,7 +449,8 @@ bool td__parties_of(pid_t pid)
 }
 
 /* By who learns of a death by the marks alone: who made them may not have told since, and may never, being dead. As the
- * word is now, a repair that has found no marks may be just about to clear the bit. */
+ * word is now, a repair that has found no marks may be just about to clear the bit. If it has just ended the marks as
+ * well, the bit is there for nothing, until the next one who repairs, or frees something, finds so. */
 static void tell_of_marks(td__region *region, pid_t pid)
 {
     if (entry_says(region, (uint32_t)pid | DEAD))

@@ -326,7 +326,7 @@ static void asks(const mode *how, uint32_t number, bool shared)
     arena *a = make(how, number, shared);
     td_worker *w = start(how, takes_turns_there, a);
     REQUIRE(pin(0));
-    CHECK(hog(a) * 4 > ASKED * 3);
+    CHECK(hog(a) * 2 > ASKED); /* nearly always, as a rule; without what is tested here, one time in three at most */
     event_set(END);
     if (number == CONDITION)
         td_condition_notify(&a->condition);
@@ -341,6 +341,8 @@ TEST_MODES(who_has_tried_for_long_is_let_go_first)
     sched_getaffinity(0, sizeof all, &all);
     if (CPU_COUNT(&all) < 2)
         SKIP("there is one processor, and nobody else looks while one runs");
+    if (WITH_TSAN)
+        SKIP("the sanitizer makes looking take longer than what is looked for");
     for (uint32_t i = LOCK; i <= CONDITION; i++)
         for (int shared = how->kind == TD_PROCESS; shared < 2; shared++) {
             sched_setaffinity(0, sizeof all, &all);

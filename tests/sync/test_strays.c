@@ -276,7 +276,10 @@ HELPER(wild_links)
         CHECK_OK(td_join_for(w, td_s(20)));
         CHECK_INT(td_exitcode(w), -SIGKILL);
         td_free(w);
-        WAIT_UNTIL(!(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING), 20);
+        /* The bit may be there for nothing: a release looks. */
+        WAIT_UNTIL((td__parties_release(&td__the_region->deaths, 1),
+                    !(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING)),
+                   20);
     }
     /* Who repairs lives on: the spawner starts one more. */
     td_worker *w = WORKER(td_process(.target = reads_it, .args = TD_ARG(uintptr_t, (uintptr_t)lock)));

@@ -820,7 +820,10 @@ static int gets_and_dies(td_call *call)
 
 static void repaired(void)
 {
-    WAIT_UNTIL(!(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING), 20);
+    /* The bit may be there for nothing: a release looks. */
+    WAIT_UNTIL((td__parties_release(&td__the_region->deaths, 1),
+                !(td__load_acquire(&td__the_region->deaths) & TD__DEATHS_PENDING)),
+               20);
 }
 
 /* A consumer dies in its sleep, or with an item in its hand, which comes back and is got. Catches: a queue that then
