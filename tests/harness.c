@@ -835,8 +835,10 @@ static void exec_case(const harness_case *c, const char *dir, int output)
         add_option("ASAN_OPTIONS", option);
         add_option("UBSAN_OPTIONS", "print_stacktrace=1");
     }
-    if (WITH_TSAN)
+    if (WITH_TSAN) {
         add_option("TSAN_OPTIONS", option);
+        add_option("TSAN_OPTIONS", "atexit_sleep_ms=0"); /* a second, at the end of each process with threads */
+    }
     struct sigaction by_default = { .sa_handler = SIG_DFL };
     for (int s = 1; s < 65; s++)
         sigaction(s, &by_default, 0);
