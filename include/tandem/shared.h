@@ -127,8 +127,8 @@ TD_API int td_shared_copy_in(void *array, size_t size, size_t from, size_t count
 #define td_shared_at(array, index) (&(array)[td_shared_index((array), sizeof *(array), (index))])
 #define td_shared_read(array, from, count, to) \
     td_shared_copy_out((array), sizeof *(array), (from), (count), (1 ? (to) : &(array)[0]))
-#define td_shared_write(array, from, count, source) \
-    td_shared_copy_in((array), sizeof *(array), (from), (count), (1 ? (source) : &(array)[0]))
+#define td_shared_write(array, from, count, ...) \
+    td_shared_copy_in((array), sizeof *(array), (from), (count), (1 ? (__VA_ARGS__) : &(array)[0]))
 
 #ifdef __cplusplus
 }
