@@ -36,7 +36,8 @@
 extern "C" {
 #endif
 
-/* A block of `size` bytes, aligned to 16, its bytes undefined. Of size 0: one that can be freed. NULL: see above. */
+/* A block of `size` bytes, aligned to 16, its bytes undefined: for locks and the like, which begin as zeros, take
+ * td_shared_calloc. Of size 0: one that can be freed. NULL: see above. */
 TD_API void *td_shared_alloc(size_t size);
 /* Aligned to `alignment`, a power of two up to 4096: 64 keeps what two processes write out of one cache line. */
 TD_API void *td_shared_alloc_aligned(size_t alignment, size_t size);
