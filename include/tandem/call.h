@@ -88,7 +88,7 @@ TD_API int td_call_return(td_call *call, const void *data, size_t size, int kind
 template <class T> constexpr int td_kind_of_type()
 {
     static_assert(!std::is_pointer<T>::value,
-                  "a pointer means nothing in another process: use TD_STR, TD_BYTES or a struct");
+                  "a pointer means nothing in another process: use TD_STR, TD_BYTES, TD_SHARED or a struct");
     static_assert(std::is_trivially_copyable<T>::value, "arguments and results are copied as bytes");
     return std::is_same<T, bool>::value                           ? TD_KIND_BOOL
            : std::is_floating_point<T>::value                     ? TD_KIND_FLOAT
@@ -124,11 +124,11 @@ inline td_value td_shared_pointer(const void *const &pointer)
 #define td_return_val(call, variable) td_call_return_of((call), (variable))
 #else
 /* 5 is gcc's and clang's class of pointers (arrays among them). */
-#define TD_REFUSE_POINTER(x)                                                                             \
-    (0 * sizeof(struct {                                                                                 \
-         _Static_assert(__builtin_classify_type(x) != 5,                                                 \
-                        "a pointer means nothing in another process: use TD_STR, TD_BYTES or a struct"); \
-         int td_unused;                                                                                  \
+#define TD_REFUSE_POINTER(x)                                                                                        \
+    (0 * sizeof(struct {                                                                                            \
+         _Static_assert(__builtin_classify_type(x) != 5,                                                            \
+                        "a pointer means nothing in another process: use TD_STR, TD_BYTES, TD_SHARED or a struct"); \
+         int td_unused;                                                                                             \
      }))
 #define TD_KIND_OF_VALUE(x)                         \
     _Generic((x), _Bool                             \
@@ -148,14 +148,12 @@ inline td_value td_shared_pointer(const void *const &pointer)
              : TD_KIND_FLOAT, long double           \
              : TD_KIND_FLOAT, default               \
              : TD_KIND_STRUCT)
-#define TD_KIND_OF(type)   TD_KIND_OF_VALUE(*(type *)0)
+#define TD_KIND_OF(type)   (TD_KIND_OF_VALUE(*(type *)0) + (int)TD_REFUSE_POINTER(*(type *)0))
 #define TD_SHARED(pointer) ((td_value){ &(const void *){ (pointer) }, sizeof(void *), TD_KIND_SHARED })
 #define TD_VAL(variable) \
     ((td_value){ &(variable), sizeof(variable) + TD_REFUSE_POINTER(variable), TD_KIND_OF_VALUE(variable) })
-#define TD_ARG(type, ...) \
-    ((td_value){ &(type){ __VA_ARGS__ }, sizeof(type) + TD_REFUSE_POINTER(*(type *)0), TD_KIND_OF(type) })
-#define td_return(call, type, ...) \
-    td_call_return((call), &(type){ __VA_ARGS__ }, sizeof(type) + TD_REFUSE_POINTER(*(type *)0), TD_KIND_OF(type))
+#define TD_ARG(type, ...)          ((td_value){ &(type){ __VA_ARGS__ }, sizeof(type), TD_KIND_OF(type) })
+#define td_return(call, type, ...) td_call_return((call), &(type){ __VA_ARGS__ }, sizeof(type), TD_KIND_OF(type))
 #define td_return_val(call, variable) \
     td_call_return((call), &(variable), sizeof(variable) + TD_REFUSE_POINTER(variable), TD_KIND_OF_VALUE(variable))
 #endif
@@ -167,9 +165,10 @@ inline td_value td_shared_pointer(const void *const &pointer)
  * TD_SHARED(pointer)      a pointer into the shared heap (shared.h), the only memory where one means the same in all
  *                         processes. Any other is refused with TD_EINVAL when the worker is created.
  *
- * td_arg(call, type)      the argument, read as that type. If the caller gave another size or another kind of
- *                         scalar, the task fails with TD_ETYPE and a sentence that names both; the target does not
- *                         go on (its stack is left by a jump, so call td_arg before anything that needs undoing).
+ * td_arg(call, type)      the argument, read as that type. If the caller gave another size or another kind (signed,
+ *                         unsigned, floating, bool, struct, string, block), the task fails with TD_ETYPE and a
+ *                         sentence that names both; the target does not go on (its stack is left by a jump, so call
+ *                         td_arg before anything that needs undoing). Of TD_BYTES and arrays: td_arg_bytes.
  *                         Python: the parameters of `target`.
  * td_return(call, type, value)
  *                         sets the result and is 0: `return td_return(call, double, x);`. The last one counts.

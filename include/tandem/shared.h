@@ -36,7 +36,8 @@
 extern "C" {
 #endif
 
-/* A block of `size` bytes, aligned to 16, its bytes undefined. Of size 0: one that can be freed. NULL: see above. */
+/* A block of `size` bytes, aligned to 16, its bytes undefined: for locks and the like, which begin as zeros, take
+ * td_shared_calloc. Of size 0: one that can be freed. NULL: see above. */
 TD_API void *td_shared_alloc(size_t size);
 /* Aligned to `alignment`, a power of two up to 4096: 64 keeps what two processes write out of one cache line. */
 TD_API void *td_shared_alloc_aligned(size_t alignment, size_t size);
@@ -127,8 +128,8 @@ TD_API int td_shared_copy_in(void *array, size_t size, size_t from, size_t count
 #define td_shared_at(array, index) (&(array)[td_shared_index((array), sizeof *(array), (index))])
 #define td_shared_read(array, from, count, to) \
     td_shared_copy_out((array), sizeof *(array), (from), (count), (1 ? (to) : &(array)[0]))
-#define td_shared_write(array, from, count, source) \
-    td_shared_copy_in((array), sizeof *(array), (from), (count), (1 ? (source) : &(array)[0]))
+#define td_shared_write(array, from, count, ...) \
+    td_shared_copy_in((array), sizeof *(array), (from), (count), (1 ? (__VA_ARGS__) : &(array)[0]))
 
 #ifdef __cplusplus
 }

@@ -10,9 +10,9 @@
  *     balance += 10;
  *     td_lock_release(&lock);
  *
- * All are plain structs, valid when zeroed, that can stand inside the program's own. One in memory from td_shared_alloc
- * works between all processes of the program, one anywhere else between the threads of its process: where it stands is
- * the flag, and nothing has to be said.
+ * All are plain structs, valid when zeroed, that can stand inside the program's own. One in shared memory
+ * (td_shared_calloc, which zeroes it; td_shared_alloc does not) works between all processes of the program, one
+ * anywhere else between the threads of its process: where it stands is the flag, and nothing has to be said.
  *
  * They survive deaths, of processes by any signal, and of threads that end:
  *   owned      td_lock, td_rlock, td_rwlock: what a dead one held goes to the next to acquire it, who is told

@@ -15,6 +15,12 @@ int td__fail(int code, const char *format, ...) TD_PRINTF(2, 3);
  * somebody asks: for calls that fail as a matter of course, such as a try. */
 int td__fail_quick(int code, const char *call);
 
+/* A td_kind and a size in words: "a signed integer of 4 bytes", "no value". The string may be in `words`. */
+typedef struct td__words {
+    char text[64];
+} td__words;
+const char *td__value_words(td__words *words, int kind, uint64_t size);
+
 /* A bug of the caller: one sentence on standard error ("td_lock_release: lock 0x... is not held"), then abort(). */
 _Noreturn void td__bug(const char *format, ...) TD_PRINTF(1, 2);
 

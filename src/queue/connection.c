@@ -351,10 +351,11 @@ static int check_frame(const td__frame *frame, const want *want)
                         (unsigned long long)frame->size, want->room);
     /* Bytes fit every type, but none makes a pointer of them. */
     bool suits = frame->detail == want->kind || (frame->detail == TD_KIND_BYTES && want->kind != TD_KIND_SHARED);
+    td__words next, asked;
     if (want->what == TO_VALUE && (frame->size != want->room || !suits))
-        return td__fail(TD_ETYPE,
-                        "%s: the next frame has %llu bytes of kind %d, but %zu bytes of kind %d are asked for",
-                        want->call, (unsigned long long)frame->size, frame->detail, want->room, want->kind);
+        return td__fail(TD_ETYPE, "%s: the next frame is %s, but %s is asked for", want->call,
+                        td__value_words(&next, frame->detail, frame->size),
+                        td__value_words(&asked, want->kind, want->room));
     return 0;
 }
 

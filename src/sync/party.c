@@ -73,7 +73,8 @@ int td__held_find(const td__party *me, const volatile void *object, unsigned tag
 void td__held_remove(td__party *me, int at)
 {
     if (at < 0)
-        td__bug("a lock says that this thread holds it, which does not: its memory has been written over");
+        td__bug("a lock says that this thread holds it, which does not: its memory has been written over, "
+                "or is a copy of another lock");
     /* The last one takes its place. A death between the two stores finds it named twice, and that this is so: of others
      * than latches, each that is named counts. */
     me->moved_to = (uint32_t)at;

@@ -5,15 +5,6 @@
 
 #include <stdio.h>
 
-static const char *kind_name(int kind)
-{
-    static const char *const names[] = {
-        "no value", "a signed integer", "an unsigned integer", "a floating-point number",       "a bool",
-        "a struct", "a string",         "a block of bytes",    "a pointer into the shared heap"
-    };
-    return kind >= 0 && kind < (int)TD__COUNT(names) ? names[kind] : "a value of unknown kind";
-}
-
 void td__call_prepare(td_call *call, const void *arg, size_t arg_size, int arg_kind, const char *name,
                       const _Atomic uint32_t *cancel)
 {
@@ -53,13 +44,15 @@ const void *td_call_arg(td_call *call, size_t size, int kind)
 {
     if (call->arg_size == size && call->arg_kind == kind)
         return call->arg;
-    td_fail(call, TD_ETYPE, "the target reads %s of %zu bytes, but the caller gave %s of %zu bytes", kind_name(kind),
-            size, kind_name(call->arg_kind), call->arg_size);
+    td__words read, given;
+    td_fail(call, TD_ETYPE, "the target reads %s, but the caller gave %s", td__value_words(&read, kind, size),
+            td__value_words(&given, call->arg_kind, call->arg_size));
     leave(call);
 }
 
 void *td_arg_shared(td_call *call)
 {
+    td__words given;
     void *pointer = NULL;
     if (call->arg_kind == TD_KIND_SHARED && call->arg_size == sizeof pointer)
         memcpy(&pointer, call->arg, sizeof pointer);
@@ -68,8 +61,8 @@ void *td_arg_shared(td_call *call)
     if (call->arg_kind == TD_KIND_SHARED)
         td_fail(call, TD_EINVAL, "the argument %p does not point into the shared heap", pointer);
     else
-        td_fail(call, TD_ETYPE, "the target reads a pointer into the shared heap, but the caller gave %s of %zu bytes",
-                kind_name(call->arg_kind), call->arg_size);
+        td_fail(call, TD_ETYPE, "the target reads a pointer into the shared heap, but the caller gave %s",
+                td__value_words(&given, call->arg_kind, call->arg_size));
     leave(call);
 }
 
@@ -79,8 +72,9 @@ const char *td_arg_str(td_call *call)
     const char *string = call->arg;
     if (call->arg_kind == TD_KIND_STRING && call->arg_size > 0 && string[call->arg_size - 1] == 0)
         return string;
-    td_fail(call, TD_ETYPE, "the target reads a string, but the caller gave %s of %zu bytes", kind_name(call->arg_kind),
-            call->arg_size);
+    td__words given;
+    td_fail(call, TD_ETYPE, "the target reads a string, but the caller gave %s",
+            td__value_words(&given, call->arg_kind, call->arg_size));
     leave(call);
 }
 

@@ -43,14 +43,13 @@ static int check(const td_timer_options *options)
 {
     if (!options)
         return td__fail(TD_EINVAL, "cannot create a timer: its options are NULL");
-    const char *name = options->name ? options->name : "";
     if (options->interval.ns == 0)
-        return td__fail(TD_EINVAL, "cannot create timer '%s': it has no interval", name);
+        return td__fail(TD_EINVAL, "cannot create a timer: it has no interval");
     if (!options->target)
-        return td__fail(TD_EINVAL, "cannot create timer '%s': it has no target", name);
+        return td__fail(TD_EINVAL, "cannot create a timer: its target is NULL");
     if (options->args.size > TD_VALUE_MAX - sizeof(timer))
-        return td__fail(TD_ETOOBIG, "cannot create timer '%s': its argument of %zu bytes is larger than the limit",
-                        name, options->args.size);
+        return td__fail(TD_ETOOBIG, "cannot create a timer: its argument of %zu bytes is larger than the limit",
+                        options->args.size);
     return 0;
 }
 

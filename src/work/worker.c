@@ -98,8 +98,10 @@ static int check_options(td_worker_kind kind, const td_worker_options *options)
         (args->size != sizeof(void *) || !td_shared_is(*(const void *const *)args->data))) {
         if (args->size == sizeof(void *) && !*(const void *const *)args->data && td_last_error() < 0)
             return td_last_error(); /* why there is nothing to point to */
-        return td__fail(TD_EINVAL, "cannot create a %s: its argument %p does not point into the shared heap", what,
-                        args->size == sizeof(void *) ? *(void *const *)args->data : args->data);
+        return td__fail(TD_EINVAL,
+                        "cannot create a %s: its argument %p does not point into the shared heap "
+                        "(td_shared_alloc, or a queue made with .shared)",
+                        what, args->size == sizeof(void *) ? *(void *const *)args->data : args->data);
     }
     if (args->size > TD_VALUE_MAX)
         return td__fail(TD_ETOOBIG, "cannot create a %s: an argument of %zu bytes is larger than the limit of %zu",
@@ -630,10 +632,11 @@ int td_result_copy(td_worker *worker, void *to, size_t size, int kind)
         return td__fail(TD_ESTATE, "td_result: %s", sentence_of(worker));
     if (worker->result_kind == TD_KIND_NONE)
         return td__fail(TD_ESTATE, "td_result: worker '%s' returned without a result", worker->name);
+    td__words gave, asked;
     if (worker->result_size != size || worker->result_kind != kind)
-        return td__fail(TD_ETYPE,
-                        "td_result: worker '%s' gave %zu bytes of kind %d, but %zu bytes of kind %d are asked for",
-                        worker->name, (size_t)worker->result_size, worker->result_kind, size, kind);
+        return td__fail(TD_ETYPE, "td_result: worker '%s' gave %s, but %s is asked for", worker->name,
+                        td__value_words(&gave, worker->result_kind, worker->result_size),
+                        td__value_words(&asked, kind, size));
     if (!to)
         return td__fail(TD_EINVAL, "td_result: the result of worker '%s' has nowhere to go: NULL", worker->name);
     if (size > 0)
@@ -652,7 +655,9 @@ const char *td_result_str(td_worker *worker)
     const char *string = worker->result;
     if (worker->result_kind == TD_KIND_STRING && worker->result_size > 0 && string[worker->result_size - 1] == 0)
         return string;
-    td__fail(TD_ETYPE, "td_result_str: worker '%s' gave no string", worker->name);
+    td__words gave;
+    td__fail(TD_ETYPE, "td_result_str: worker '%s' gave %s, but a string is asked for", worker->name,
+             td__value_words(&gave, worker->result_kind, worker->result_size));
     return NULL;
 }
 

@@ -207,10 +207,12 @@ TEST(slices)
     for (int i = 0; i < 10; i++)
         some[i] = i;
     CHECK_OK(td_shared_write(array, 90, 10, some));
+    CHECK_OK(td_shared_write(array, 0, 2, (int[]){ 1, 2 })); /* the commas are no further arguments */
     memset(some, 0, sizeof some);
     CHECK_OK(td_shared_read(array, 85, 10, some));
     CHECK_INT(some[0], 0);
     CHECK_INT(some[9], 4);
+    CHECK_INT(td_shared_get_at(array, 1), 2);
     CHECK_OK(td_shared_read(array, 100, 0, some));
     CHECK_OK(td_shared_set_at(array, 99, 77));
     CHECK_INT(*td_shared_at(array, 99), 77);

@@ -256,6 +256,7 @@ TEST(values)
     CHECK_ERROR(td_recv_value(r, unsigned, &u), TD_ETYPE);
     long l;
     CHECK_ERROR(td_recv_value(r, long, &l), TD_ETYPE);
+    CHECK_HAS(td_last_message(), "is a signed integer of 4 bytes, but a signed integer of 8 bytes is asked for");
     CHECK_ERROR(td_recv_fd(r), TD_ETYPE);
     CHECK_OK(td_recv_value(r, int, &got));
     CHECK_INT(got, -5);

@@ -549,9 +549,11 @@ TEST_MODES(mismatched_results)
     CHECK_ERROR(td_result(w, unsigned, &u), TD_ETYPE);
     CHECK_ERROR(td_result(w, float, &f), TD_ETYPE);
     CHECK_ERROR(td_result(w, struct four, &s), TD_ETYPE);
+    CHECK_HAS(td_last_message(), "gave a signed integer of 4 bytes, but a struct of 4 bytes is asked for");
     CHECK(l == 77 && u == 77 && f == 77 && s.only == 77);
     CHECK(td_result_str(w) == 0);
     CHECK_INT(td_last_error(), TD_ETYPE);
+    CHECK_HAS(td_last_message(), "gave a signed integer of 4 bytes, but a string is asked for");
     size_t size = 0;
     CHECK(td_result_bytes(w, &size) != 0);
     CHECK_INT(size, sizeof(int));
