@@ -71,6 +71,16 @@ TEST(item_sizes)
     td_queue_free(q);
 }
 
+/* Without a limit, however large the items: memory for a few. Catches: the sum of their sizes in too few bits. */
+TEST(large_items_without_a_limit)
+{
+    for (int power = 24; power <= 26; power += 2) {
+        td_queue *q = QUEUE(.item_size = ((size_t)1 << power) - sizeof(td__cell));
+        CHECK_INT(q->first.capacity, 4);
+        td_queue_free(q);
+    }
+}
+
 TEST(lifo_order)
 {
     for (int shared = 0; shared < 2; shared++)
