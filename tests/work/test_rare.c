@@ -313,6 +313,44 @@ TEST(place_taken_and_given_back_meanwhile)
     munmap(places.segment, TD__MAPPED_BYTES);
 }
 
+static struct {
+    td__slot *slot;
+    pid_t pid;
+} last;
+
+static void it_ends(void)
+{
+    CHECK(!(td__load_acquire(&last.slot->done) & TD__ENDED));
+    kill(last.pid, SIGKILL);
+    CHECK_INT(waitpid(last.pid, NULL, 0), last.pid);
+    last.pid = 0;
+}
+
+/* The spawner has died, its worker is about to, and the program has no number left for a descriptor of it. Catches: a
+ * worker that is taken for dead, and repaired after, while it still runs. */
+TEST(worker_lost_without_numbers)
+{
+    td__spawner spawner = { .file = -1, .dead = 1 };
+    spawner.segment = mmap(NULL, TD__MAPPED_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(spawner.segment != MAP_FAILED);
+    uint32_t index = (uint32_t)td__slot_take(spawner.segment, TD__OWNER_MAIN, TD__TAKEN);
+    last.slot = td__slot_at(spawner.segment, index);
+    last.pid = fork();
+    if (last.pid == 0)
+        for (;;)
+            pause();
+    td__store_release(&last.slot->pid, (uint32_t)last.pid);
+    td__fault_arm(1);
+    td__call_at_step(1, it_ends);
+    td__spawner_lost_worker(&spawner, index);
+    td__call_at_step(0, NULL);
+    CHECK(td__fault_fired());
+    td__fault_disarm();
+    CHECK_INT(last.pid, 0);
+    CHECK(last.slot->done & TD__ENDED);
+    munmap(spawner.segment, TD__MAPPED_BYTES);
+}
+
 /* --- used up ---------------------------------------------------------------------------------------------------- */
 
 /* All places but those in use are taken. Catches: a start that hangs then, or an error that does not say so. */
