@@ -213,7 +213,8 @@ bool td__exec_gives_rights(void); /* would td__exec_self's process get some from
 int td__pid_fd(pid_t pid);
 int td__pid_fd_kill(int pid_fd, int signal);
 void td__kill(pid_t pid, int signal);
-pid_t td__fork(void); /* the libc's fork: its locks and ours are in order in the child */
+bool td__pid_exists(pid_t pid); /* also dead, as long as nobody has reaped it */
+pid_t td__fork(void);           /* the libc's fork: its locks and ours are in order in the child */
 void td__exit_now(int code) __attribute__((noreturn)); /* no handlers, no flushing */
 
 typedef struct td__death {

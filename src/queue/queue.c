@@ -75,7 +75,7 @@ static uint64_t first_places(const td_queue *q)
 {
     if (q->capacity)
         return q->capacity;
-    return q->stride * FIRST_PLACES <= FIRST_BYTES ? FIRST_PLACES
+    return q->stride <= FIRST_BYTES / FIRST_PLACES ? FIRST_PLACES
            : q->stride <= FIRST_BYTES / 4          ? FIRST_BYTES / q->stride
                                                    : 4;
 }

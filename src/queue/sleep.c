@@ -32,9 +32,10 @@
 
 #define SLICE_NS 1000000
 
-/* `fences`: a count, RELIED, and the number of who asked. */
-#define FENCES        8u  /* at first; */
-#define FENCES_EACH   16u /* one is counted of so many that a thread passes, as all count in one word */
+/* `fences`: a count, RELIED, and the number of who asked. One is counted of so many fences that a thread passes, as all
+ * count in one word: a prime, so that who changes several queues in turn counts in each. */
+#define FENCES        8u
+#define FENCES_EACH   17u
 #define FENCES_COUNT  0xffu
 #define FENCES_RELIED 0x100u
 #define FENCES_SHIFT  16

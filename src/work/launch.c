@@ -125,6 +125,18 @@ void td__spawner_unref(td__spawner *spawner)
         dispose(spawner);
 }
 
+#define SLICE_NS 1000000
+
+/* Without a descriptor, of which the program may have none left. */
+static void await_reaped(pid_t pid, int64_t deadline)
+{
+    const _Atomic uint32_t nothing = 0;
+    while (td__pid_exists(pid) && td__now() < deadline) {
+        td__step_point();
+        td__futex_wait(&nothing, 0, td__now() + SLICE_NS, false);
+    }
+}
+
 /* Waits for the end of a process that is dying, with the spawner. */
 static void await_death(pid_t pid, int64_t deadline)
 {
@@ -132,6 +144,8 @@ static void await_death(pid_t pid, int64_t deadline)
     bool ready;
     if (fd >= 0)
         td__poll(&fd, &ready, 1, deadline);
+    else if (pid > 0 && errno != ESRCH)
+        await_reaped(pid, deadline);
     td__close(fd);
 }
 

@@ -21,6 +21,15 @@ static bool is_worker(unsigned owner)
     return owner != TD__OWNER_MAIN && owner != TD__OWNER_SPAWNER;
 }
 
+/* Sequentially consistent, with the taker, who sets the bit after its CAS of the word: one of us sees the other, so
+ * that the bit of a slot in use does not stay clear. */
+static void clear_in_use(td__segment *segment, uint32_t index)
+{
+    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_seq_cst);
+    if (TD__WORD_STATE(td__load_seq_cst(&td__slot_at(segment, index)->word)) != TD__FREE)
+        td__fetch_or_acq_rel(&segment->in_use[index / 64], (uint64_t)1 << (index % 64));
+}
+
 int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
 {
     for (uint32_t group = 0; group < TD__SLOTS / 64; group++) {
@@ -46,9 +55,11 @@ int td__slot_take(td__segment *segment, unsigned owner, unsigned state)
             if (is_worker(owner))
                 td__step_point();
             if (!ours) {
-                if (TD__WORD_STATE(td__load_relaxed(&slot->word)) == TD__FREE)
-                    atomic_fetch_and_explicit(&segment->in_use[group], ~((uint64_t)1 << (index % 64)),
-                                              memory_order_acq_rel);
+                if (TD__WORD_STATE(td__load_relaxed(&slot->word)) != TD__FREE)
+                    continue;
+                if (is_worker(owner))
+                    td__step_point();
+                clear_in_use(segment, index);
                 continue;
             }
             td__store_relaxed(&slot->pid, 0);
@@ -80,15 +91,6 @@ void td__slot_drop_request(td__segment *segment, int file, uint32_t index)
     if (slot->request.in_window)
         td__punch(file, window_offset(index, 0), TD__WINDOW_HALF);
     slot->request.in_window = 0;
-}
-
-/* Sequentially consistent, with the taker, who sets the bit after its CAS of the word: one of us sees the other, so
- * that the bit of a slot in use does not stay clear. */
-static void clear_in_use(td__segment *segment, uint32_t index)
-{
-    atomic_fetch_and_explicit(&segment->in_use[index / 64], ~((uint64_t)1 << (index % 64)), memory_order_seq_cst);
-    if (TD__WORD_STATE(td__load_seq_cst(&td__slot_at(segment, index)->word)) != TD__FREE)
-        td__fetch_or_acq_rel(&segment->in_use[index / 64], (uint64_t)1 << (index % 64));
 }
 
 /* After both ends. */

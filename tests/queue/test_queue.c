@@ -3,6 +3,7 @@
  */
 #include "ledger.h"
 #include "queue/queue.h"
+#include "sync/latch.h"
 
 #include <math.h>
 #include <sched.h>
@@ -69,6 +70,50 @@ TEST(item_sizes)
     CHECK_OK(td_queue_get(q, &got));
     CHECK(got == p);
     td_queue_free(q);
+}
+
+/* Without a limit, however large the items: memory for a few. Catches: the sum of their sizes in too few bits. */
+TEST(large_items_without_a_limit)
+{
+    for (int power = 24; power <= 26; power += 2) {
+        td_queue *q = QUEUE(.item_size = ((size_t)1 << power) - sizeof(td__cell));
+        CHECK_INT(q->first.capacity, 4);
+        td_queue_free(q);
+    }
+}
+
+/* Who has slept has asked for fences, and who changes the queue takes that away after a while: also one who changes
+ * another queue in turn with it, on which somebody sleeps again and again. Catches: a count that only ever falls to one
+ * of them, so that all changes of the other one pay for a sleeper who is long gone. */
+static void check_fences_end(bool shared, int kept)
+{
+    td_queue *q[2];
+    uint64_t item = 1;
+    for (int i = 0; i < 2; i++) {
+        q[i] = QUEUE(.item_size = sizeof item, .shared = shared);
+        CHECK_ERROR(td_queue_get_for(q[i], &item, td_ms(1)), TD_ETIMEOUT);
+        CHECK(td__load_relaxed(&q[i]->fences) != 0);
+    }
+    uint32_t asked = td__load_relaxed(&q[kept]->fences);
+    for (int n = 0; n < 1000; n++) {
+        td__store_relaxed(&q[kept]->fences, asked);
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(td_queue_put(q[i], &item));
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(td_queue_get(q[i], &item));
+    }
+    CHECK_INT(td__load_relaxed(&q[!kept]->fences), 0);
+    td_queue_free(q[0]);
+    td_queue_free(q[1]);
+}
+
+TEST(fences_end)
+{
+    if (td__release_by_exchange)
+        SKIP("the kernel refuses barriers");
+    for (int shared = 0; shared < 2; shared++)
+        for (int kept = 0; kept < 2; kept++)
+            check_fences_end(shared, kept);
 }
 
 TEST(lifo_order)

@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -269,6 +270,85 @@ TEST(requests_without_their_descriptors)
     }
     check_works();
     td__spawner_unref(spawner);
+}
+
+static struct {
+    td__segment *segment;
+    int again;
+} places;
+
+static void end_place(uint32_t index)
+{
+    td__slot_end(places.segment, -1, index, TD__GONE);
+    td__slot_end(places.segment, -1, index, TD__RELEASED);
+}
+
+static void others_take_it(void)
+{
+    places.again = td__slot_take(places.segment, TD__OWNER_MAIN, TD__TAKEN);
+    end_place(0);
+}
+
+static void others_end(void)
+{
+    end_place(1);
+    td__call_at_step(1, others_take_it);
+}
+
+/* A worker comes for a place that another one has just taken, who gives it back then, and a third one takes it.
+ * Catches: a place in use that is not in the map, so that nobody would end the process in it. */
+TEST(place_taken_and_given_back_meanwhile)
+{
+    places.segment = mmap(NULL, TD__MAPPED_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(places.segment != MAP_FAILED);
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(td__slot_take(places.segment, TD__OWNER_MAIN, TD__TAKEN), i);
+    places.segment->in_use[0] = 1; /* the second one has not come to it yet */
+    td__call_at_step(2, others_end);
+    int taken = td__slot_take(places.segment, 10, TD__TAKEN);
+    td__call_at_step(0, NULL);
+    CHECK_INT(places.again, 1);
+    CHECK_INT(taken, 0);
+    CHECK_INT(places.segment->in_use[0], 3);
+    munmap(places.segment, TD__MAPPED_BYTES);
+}
+
+static struct {
+    td__slot *slot;
+    pid_t pid;
+} last;
+
+static void it_ends(void)
+{
+    CHECK(!(td__load_acquire(&last.slot->done) & TD__ENDED));
+    kill(last.pid, SIGKILL);
+    CHECK_INT(waitpid(last.pid, NULL, 0), last.pid);
+    last.pid = 0;
+}
+
+/* The spawner has died, its worker is about to, and the program has no number left for a descriptor of it. Catches: a
+ * worker that is taken for dead, and repaired after, while it still runs. */
+TEST(worker_lost_without_numbers)
+{
+    td__spawner spawner = { .file = -1, .dead = 1 };
+    spawner.segment = mmap(NULL, TD__MAPPED_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(spawner.segment != MAP_FAILED);
+    uint32_t index = (uint32_t)td__slot_take(spawner.segment, TD__OWNER_MAIN, TD__TAKEN);
+    last.slot = td__slot_at(spawner.segment, index);
+    last.pid = fork();
+    if (last.pid == 0)
+        for (;;)
+            pause();
+    td__store_release(&last.slot->pid, (uint32_t)last.pid);
+    td__fault_arm(1);
+    td__call_at_step(1, it_ends);
+    td__spawner_lost_worker(&spawner, index);
+    td__call_at_step(0, NULL);
+    CHECK(td__fault_fired());
+    td__fault_disarm();
+    CHECK_INT(last.pid, 0);
+    CHECK(last.slot->done & TD__ENDED);
+    munmap(spawner.segment, TD__MAPPED_BYTES);
 }
 
 /* --- used up ---------------------------------------------------------------------------------------------------- */

@@ -58,6 +58,11 @@ void td__kill(pid_t pid, int signal)
         kill(pid, signal);
 }
 
+bool td__pid_exists(pid_t pid)
+{
+    return kill(pid, 0) == 0 || errno != ESRCH;
+}
+
 pid_t td__fork(void)
 {
     if (td__fault(EAGAIN))
