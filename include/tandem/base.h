@@ -89,7 +89,8 @@ TD_API const char *td_error_name(int code);
 /*
  * The last failure of this thread: its code (0 if none yet) and its sentence, such as
  * "cannot start worker 'resize': fork: Resource temporarily unavailable (RLIMIT_NPROC is 1024)".
- * A call that succeeds leaves them as they are. The string is this thread's, until its next failing call.
+ * A call that succeeds leaves them as they are. The string is this thread's, until its next failing call. Ask after the
+ * call, not among the arguments of the same printf: C does not say which of those is evaluated first.
  * A constructor that fails returns NULL; every call given NULL returns the code of this pending error, so that
  * a chain of calls can be checked once, at its end. Never block. Empty in a new thread; kept in a forked child.
  */
