@@ -96,6 +96,13 @@ static void close_life(void)
     life[0] = life[1] = -1;
 }
 
+void td__life_end(void)
+{
+    td__lock_acquire(&life_lock);
+    close_life();
+    td__lock_release(&life_lock);
+}
+
 /* --- lifetime ---------------------------------------------------------------------------------------------- */
 
 static void dispose(td__spawner *spawner)

@@ -255,6 +255,19 @@ static bool join_all(void)
     return true;
 }
 
+/* False: it cannot be, and ends with its spawner, or with us. */
+static bool kill_daemon(td_worker *worker)
+{
+    if (td__process_signal(worker, SIGKILL) < 0) {
+        /* As a rule no descriptor is left. Those that follow our life are killed without, and leave two. */
+        td__life_end();
+        if (td__process_signal(worker, SIGKILL) < 0)
+            return false;
+    }
+    td__process_wait(worker, 0);
+    return true;
+}
+
 static void end_daemons(void)
 {
     td_worker *worker;
@@ -267,12 +280,11 @@ static void end_daemons(void)
     while ((worker = td__registry_find(is_daemon_process)) != NULL) {
         if (deadline == 0)
             deadline = td__deadline(td_s(DAEMON_LIMIT_S));
-        if (td__process_wait(worker, deadline) < 0) {
-            td__process_signal(worker, SIGKILL);
-            td__process_wait(worker, 0);
-        }
+        bool ended = td__process_wait(worker, deadline) == 0 || kill_daemon(worker);
         td__store_relaxed(&worker->asked, 1); /* it is the program's end that ended it */
         td__worker_unref(worker);
+        if (!ended)
+            return;
     }
 }
 

@@ -54,6 +54,7 @@ void td__spawner_inherit(td__segment *segment, int file, int control); /* in the
  * workers follow it, so that they end with this process, and when it executes another program. NULL with errno on
  * failure. */
 const int *td__life(void);
+void td__life_end(void); /* all that follow it are killed, and the next call makes another */
 
 /* The strings of an environment in a row, as they are now: their number and size; copied if there is room. */
 size_t td__environment_flatten(char *to, size_t room, uint32_t *count);

@@ -235,6 +235,38 @@ TEST_MODES(descriptors_used_up)
     td_free(running);
 }
 
+static int does_not_end(td_call *call)
+{
+    signal(SIGTERM, SIG_IGN);
+    event_set(STARTED);
+    while (call)
+        pause();
+    return 0;
+}
+
+/* Catches: an end of the program that waits for ever for a daemon that it has no descriptor left to kill by. */
+TEST_METHODS(daemon_ends_without_descriptors)
+{
+    static int fds[300];
+    int n = 0;
+    td_worker *w = WORKER(NEW(.target = does_not_end, .daemon = true));
+    REQUIRE_OK(td_start(w));
+    event_wait(STARTED);
+    rlim_t old = limit_soft(RLIMIT_NOFILE, 300);
+    while (n < 300 && (fds[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+        n++;
+    CHECK_OK(td_finish());
+    CHECK_INT(td_exitcode(w), -SIGKILL);
+    while (n)
+        close(fds[--n]);
+    limit_soft(RLIMIT_NOFILE, old);
+    td_free(w);
+    w = WORKER(NEW(.target = nothing));
+    REQUIRE_OK(td_start(w));
+    REQUIRE_OK(td_join(w));
+    td_free(w);
+}
+
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
 /* Argument: mode. */
