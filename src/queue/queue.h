@@ -240,10 +240,11 @@ void td__queue_wake(td_queue *queue, _Atomic uint32_t *word, int n);
 static inline void td__queue_changed(td_queue *queue, _Atomic uint32_t *word, int n)
 {
     td__program_order();
-    /* Acquire: who finds it cleared finds the bits of those who had relied on it before. */
-    if (td__unlikely(td__load_acquire(&queue->fences) != 0))
+    /* Sequentially consistent, both, which costs nothing as a load: with announce() in sleep.c and the clearing of
+     * `fences`. Who finds it cleared finds the bits of those who had relied on it before. */
+    if (td__unlikely(td__load_seq_cst(&queue->fences) != 0))
         td__queue_fence(queue);
-    if (td__unlikely(td__load_relaxed(word) & TD__QUEUE_AWAITED))
+    if (td__unlikely(td__load_seq_cst(word) & TD__QUEUE_AWAITED))
         td__queue_wake(queue, word, n);
 }
 /* Everybody, also those who are about to sleep. */

@@ -87,6 +87,7 @@ static bool fences_relied_on(td_queue *queue, uint32_t *fences)
     *fences = td__load_seq_cst(&queue->fences);
     if (!(*fences & FENCES_RELIED))
         return false;
+    td__fence_seq_cst(); /* with td__queue_fence(): before we look at the queue */
     if ((*fences & FENCES_COUNT) <= FENCES / 2)
         td__cas_seq_cst(&queue->fences, fences, (*fences & ~FENCES_COUNT) | FENCES);
     return true;
