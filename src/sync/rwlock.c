@@ -136,7 +136,7 @@ static __attribute__((noinline)) int acquire(td_rwlock *lock, uint32_t what, td_
         uint16_t writer = td__load_relaxed(&l->writer);
         /* Who reads already is let in, or told that it would wait for itself. */
         if (writer != 0 && writer != me->index && !td__rwlock_reads(me, l))
-            return td__fail_quick(TD_EBUSY, td__rwlock_call(what));
+            return td__fail_quick(TD_EBUSY, td__rwlock_call(what, true));
     }
     return td__rwlock_acquire_slowly(lock, what, &how);
 }
@@ -181,7 +181,7 @@ int td_rwlock_try_acquire_write(td_rwlock *lock)
     /* Looked at first, so as not to close it to others for nothing. */
     if (me && l && td__load_relaxed(&l->gate) == TD__RW_BY_RECORD && is_of_this_life(l) && !td__rwlock_is_drained(l) &&
         !td__rwlock_reads(me, l))
-        return td__fail_quick(TD_EBUSY, td__rwlock_call(TD__RW_WRITE));
+        return td__fail_quick(TD_EBUSY, td__rwlock_call(TD__RW_WRITE, true));
     return acquire(lock, TD__RW_WRITE, (td__rwlock_patience){ .none = true });
 }
 

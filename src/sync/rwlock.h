@@ -230,8 +230,10 @@ typedef struct td__rwlock_patience {
 } td__rwlock_patience;
 
 /* What is told of an acquire for reading, or for writing, that fails. */
-static inline const char *td__rwlock_call(uint32_t what)
+static inline const char *td__rwlock_call(uint32_t what, bool tries)
 {
+    if (tries)
+        return what == TD__RW_READ ? "td_rwlock_try_acquire_read" : "td_rwlock_try_acquire_write";
     return what == TD__RW_READ ? "td_rwlock_acquire_read" : "td_rwlock_acquire_write";
 }
 

@@ -50,12 +50,12 @@ static void note_held(td__party *me, const td__rwlock *l, uint32_t what)
     td__set(me, &me->held_count, count + 1);
 }
 
-static int failed(int code, const td__rwlock *l, uint32_t what)
+static int failed(int code, const td__rwlock *l, uint32_t what, bool tries)
 {
     if (code != TD_EDEADLOCK)
-        return td__fail_quick(code, td__rwlock_call(what));
+        return td__fail_quick(code, td__rwlock_call(what, tries));
     bool writes = td__load_relaxed(&l->writer) == td__me->index;
-    return td__fail(code, "%s: this thread holds lock %p for %s already", td__rwlock_call(what), (const void *)l,
+    return td__fail(code, "%s: this thread holds lock %p for %s already", td__rwlock_call(what, tries), (const void *)l,
                     writes ? "writing" : "reading");
 }
 
@@ -72,7 +72,7 @@ static int settle(td__party *me, td__rwlock *l, uint32_t what, int r, bool waite
     }
     td__rwlock_leave(me, l, &in);
     if (r < 0)
-        return failed(r, l, what);
+        return failed(r, l, what, how->none);
     if (what == TD__RW_WRITE && td__rwlock_bits(l) & TD__RW_DRAINS)
         return td__rwlock_drain(me, l, how);
     return r & TD__RW_TOLD ? TD_OWNER_DIED : 0;
@@ -89,10 +89,10 @@ static uint32_t places_taken(const td__party *me)
 }
 
 /* NULL: the error is set. */
-static td__party *prepare(const td_rwlock *lock, uint32_t what)
+static td__party *prepare(const td_rwlock *lock, uint32_t what, bool tries)
 {
     td__party *me = td__party_self();
-    const char *call = td__rwlock_call(what);
+    const char *call = td__rwlock_call(what, tries);
     if (!me)
         return NULL;
     if (td__likely(lock && me->held_count + places_taken(me) < TD__HELD_MAX))
@@ -106,7 +106,7 @@ static td__party *prepare(const td_rwlock *lock, uint32_t what)
 
 int td__rwlock_acquire_slowly(td_rwlock *lock, uint32_t what, td__rwlock_patience *how)
 {
-    td__party *me = prepare(lock, what);
+    td__party *me = prepare(lock, what, how->none);
     td__rwlock *l = td__rwlock_inside(lock);
     if (!me)
         return td_last_error();

@@ -228,7 +228,9 @@ TEST_PLACES(in_order_of_arrival)
             UNTIL(waiters(t) == i);
     }
     CHECK_ERROR(td_rwlock_try_acquire_read(&t->lock), TD_EBUSY);
+    CHECK(strstr(td_last_message(), "td_rwlock_try_acquire_read") != NULL);
     CHECK_ERROR(td_rwlock_try_acquire_write(&t->lock), TD_EBUSY);
+    CHECK(strstr(td_last_message(), "td_rwlock_try_acquire_write") != NULL);
     for (int i = 0; i < COUNT;) {
         int end = i + 1;
         while (line[i] == 'r' && line[end] == 'r')
